@@ -1,0 +1,33 @@
+"""What computes a micro-batch, behind one interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed_service.engine.sequences import Sequences
+from embed_service.models.spec import Role
+
+
+@dataclass
+class Result:
+    """`rows` float32 [n, dimensions] unit vectors (embed) or [n, 1] logits (rerank); a failed row is NaN and has its index in `failed`."""
+
+    rows: NDArray[np.float32]
+    computed_tokens: int  # real tokens, each once
+    padded_tokens: int  # positions computed, padding included
+    oom_splits: int = 0
+    failed: dict[int, str] = field(default_factory=dict)  # index → sentence
+
+
+class Executor(Protocol):
+    """Owns the loaded models of both roles."""
+
+    name: str  # "padded", "sentence-transformers", …
+
+    def run(self, role: Role, sequences: Sequences) -> Result:
+        """Compute one micro-batch. Out of memory is handled inside (split and retry); any other exception ends the engine."""
+        ...

@@ -1,0 +1,1 @@
+"""Lanes, turns, micro-batches and the link to the engine. Owns the queue; imports no torch."""
