@@ -1,0 +1,23 @@
+"""Fixtures that every folder shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.service import ServiceProcess, minilm_path
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """Folder of all-MiniLM-L6-v2."""
+    return minilm_path()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """One running service on MiniLM in float32, reranking by cosine; shared by every test that does not break it."""
+    with ServiceProcess({}, tmp_path_factory.mktemp("service") / "service.log") as process:
+        process.wait_healthy()
+        yield process
