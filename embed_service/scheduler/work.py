@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from embed_service.engine.sequences import Int32, Sequences
 from embed_service.models.spec import Role
 
-Lane = Literal["canary", "interactive", "bulk"]
+Lane = Literal["interactive", "bulk"]
 Float32 = NDArray[np.float32]
 
 
@@ -36,11 +37,13 @@ class Job:
     missing: int = 0
     queue_seconds: float = 0.0  # until its first sequence went to the engine
     compute_seconds: float = 0.0  # of the micro-batches that it was in
-    computed_tokens: int = 0
     started: float | None = None
+    pending: deque[int] = field(init=False)  # what waits, longest first: neighbours of like length pad little
+    deaths: dict[int, int] = field(default_factory=dict)  # index → engines that ended while computing it
 
     def __post_init__(self) -> None:
         self.missing = len(self.sequences)
+        self.pending = deque(sorted(range(len(self.sequences)), key=lambda i: -len(self.sequences[i])))
 
     @property
     def tokens(self) -> int:
@@ -61,13 +64,15 @@ class Item:
 
 @dataclass(eq=False)
 class MicroBatch:
-    """What goes to the engine in one message. `deaths`: engines that died while computing it."""
+    """What goes to the engine in one message."""
 
     id: int
     role: Role
     items: list[Item]
-    deaths: int = 0
-    sent: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        return sum(item.length for item in self.items)
 
     def to_sequences(self) -> Sequences:
         return Sequences.of(

@@ -24,7 +24,6 @@ COMPUTE_ROUTES = ("/v1/embeddings", "/v1/rerank", "/v1/score")
 STATUSES = ("200", "400", "401", "403", "404", "405", "413", "415", "499", "500", "503")  # 499: the client left
 ROLES = ("embed", "rerank")
 LANES = ("interactive", "bulk")
-ALL_LANES = ("canary", *LANES)
 RESTART_CAUSES = ("exited", "hang", "stuck", "canary", "failed")
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 110)

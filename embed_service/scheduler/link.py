@@ -1,0 +1,95 @@
+"""The link to an engine: a child process and a socket pair."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+from embed_service.engine.protocol import Header, encode, read_frame
+
+OnMessage = Callable[[Header, bytes], None]
+STREAM_LIMIT_BYTES = 16 * 1024 * 1024
+
+
+class ChildEngine:
+    """One engine process. Its life ends once; a new engine is a new object.
+
+    `on_message(header, body)` is called for each frame; the future `ended` resolves to the exit status (negative: the signal).
+    """
+
+    def __init__(self, on_message: OnMessage) -> None:
+        self._on_message = on_message
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Spawn `python -m embed_service.engine`. It inherits the environment and stderr, so its log lines join ours."""
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "embed_service.engine",
+                "--fd",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=2,  # a stray print of a library must not reach our stdout
+                env=os.environ,
+            )
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=STREAM_LIMIT_BYTES)
+        self._tasks = [asyncio.create_task(self._read(reader)), asyncio.create_task(self._wait())]
+
+    def send(self, header: Header, body: bytes = b"") -> None:
+        """Queue one frame. What is sent to a dead engine is lost; `ended` tells."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(encode(header, body))
+
+    def kill(self) -> None:
+        """SIGKILL: works on a stopped or hung process too."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def stop(self, seconds: float) -> None:
+        """Ask it to finish; kill it when it does not within `seconds`."""
+        if self._process is None:
+            return
+        self.send({"type": "stop"})
+        done, _ = await asyncio.wait([self.ended], timeout=seconds)
+        if not done:
+            self.kill()
+            await self.ended
+        for task in self._tasks:
+            task.cancel()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        # A broken stream means that the process is ending; `_wait` reports it.
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                header, body = await read_frame(reader)
+                self._on_message(header, body)
+
+    async def _wait(self) -> None:
+        assert self._process is not None and self._writer is not None
+        status = await self._process.wait()
+        reading = self._tasks[0]
+        # Answers that were written before the end still count.
+        await asyncio.wait([reading], timeout=1)
+        reading.cancel()
+        self._writer.close()
+        if not self.ended.done():
+            self.ended.set_result(status)
