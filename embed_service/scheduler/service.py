@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import structlog
+
+from embed_service.engine.sequences import Int32
+from embed_service.errors import Unavailable
+from embed_service.models.fingerprint import embedding_fingerprint
 from embed_service.models.spec import ModelSpec, Role
+from embed_service.scheduler.health import describe_progress, health_body
+from embed_service.scheduler.lanes import Lanes
+from embed_service.scheduler.supervisor import Supervisor
 from embed_service.scheduler.work import Job, Lane
 from embed_service.settings import Settings
+from embed_service.telemetry import metrics
+from embed_service.text.tokens import TextTokenizer
 
-if TYPE_CHECKING:
-    from embed_service.engine.sequences import Int32
-    from embed_service.text.tokens import TextTokenizer
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class ServedModel:
+    """A model whose files are on disk and whose tokeniser is loaded."""
+
     spec: ModelSpec
     tokenizer: TextTokenizer
 
@@ -25,33 +37,95 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._started = time.monotonic()
+        self._lanes = Lanes(settings.bulk_aging_seconds)
+        self._supervisor = Supervisor(settings, self._lanes, self._on_described)
+        self._served: dict[Role, ServedModel] = {}
+        self._loading: asyncio.Task[None] | None = None
+        self._fingerprint: str | None = None
 
     async def start(self) -> None:
         """Spawn the engine and begin supervising. Returns at once."""
+        await self._supervisor.start()
 
     async def stop(self) -> None:
         """Stop the engine."""
+        await self._supervisor.stop()
+
+    def _on_described(self, specs: dict[Role, ModelSpec]) -> None:
+        self._loading = asyncio.create_task(self._load_tokenizers(specs))
+
+    async def _load_tokenizers(self, specs: dict[Role, ModelSpec]) -> None:
+        for role, spec in specs.items():
+            if role not in self._served or self._served[role].spec != spec:
+                tokenizer = await asyncio.to_thread(TextTokenizer.load, spec)
+                self._served[role] = ServedModel(spec, tokenizer)
+        self._fingerprint = embedding_fingerprint(specs["embed"], self.settings.prompt_policy)
+        log.info("models described", **{role: f"{spec.id}@{spec.revision}" for role, spec in specs.items()}, fingerprint=self._fingerprint)
+        if not specs["embed"].recognised:
+            log.warning("architecture not recognised: it runs padded on sentence-transformers", architecture=specs["embed"].architecture)
 
     async def wait_ready(self, role: Role) -> ServedModel:
         """The model of `role`, waiting up to LOAD_WAIT_SECONDS. Raises Unavailable (503) with the cause."""
-        raise NotImplementedError
+        supervisor = self._supervisor
+        if not supervisor.ready.is_set() or role not in self._served:
+            try:
+                async with asyncio.timeout(self.settings.load_wait_seconds), supervisor.changed:
+                    await supervisor.changed.wait_for(lambda: supervisor.ready.is_set() or supervisor.state.error is not None)
+            except TimeoutError:
+                message = f"The models are not ready: {describe_progress(supervisor.state)}. Come again in a few seconds; GET /health tells how far it is."
+                raise Unavailable(message, retry_after_seconds=5, code="loading") from None
+            if supervisor.state.error is not None:
+                error = supervisor.state.error
+                raise Unavailable(error["message"], retry_after_seconds=30, code=error["code"])
+            if self._loading is not None:
+                await asyncio.shield(self._loading)
+        return self._served[role]
 
     def served(self, role: Role) -> ServedModel | None:
-        """The model if it is described and its tokeniser loaded, without waiting."""
-        raise NotImplementedError
+        """The model if its tokeniser is loaded, without waiting."""
+        return self._served.get(role)
 
     async def compute(self, role: Role, sequences: list[Int32], second: list[int | None] | None, *, lane: Lane, caller: str) -> Job:
         """Queue sequences and wait for all rows; the finished Job has rows, queue_seconds, compute_seconds.
 
-        Cancelling the awaiting task drops what is still queued. Raises Unavailable (queue full, deadline, engine down), InternalError (a row
-        that the model cannot compute).
+        Cancelling the awaiting task drops what is still queued. Raises Unavailable (queue full, deadline, engine down), InternalError (a
+        sequence that the model cannot compute).
         """
-        raise NotImplementedError
+        job = Job(role, lane, caller, sequences, second or [None] * len(sequences), asyncio.get_running_loop().create_future())
+        if self._lanes.queued_tokens + job.tokens > self.settings.max_queued_tokens:
+            message = f"The queue is full: {self._lanes.queued_tokens} tokens wait (MAX_QUEUED_TOKENS = {self.settings.max_queued_tokens})."
+            raise Unavailable(message, retry_after_seconds=5, code="queue_full")
+        self._lanes.put(job)
+        self._supervisor.dispatcher.pump()
+        try:
+            async with asyncio.timeout(self.settings.request_deadline_seconds):
+                await job.done
+        except TimeoutError:
+            message = f"No answer within REQUEST_DEADLINE_SECONDS = {self.settings.request_deadline_seconds:g}: {self._lanes.queued_tokens} tokens wait."
+            raise Unavailable(message, retry_after_seconds=5, code="deadline") from None
+        finally:
+            if not job.done.done() or job.done.cancelled():
+                self._lanes.drop(job)
+                job.done.cancel()
+                self._supervisor.dispatcher.pump()
+        return job
 
     def fingerprint(self) -> str | None:
         """The embedding fingerprint, once the embedding model is described."""
-        raise NotImplementedError
+        return self._fingerprint
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """Status (200 or 503) and body of GET /health."""
-        raise NotImplementedError
+        return health_body(self.settings, self._supervisor, self._fingerprint, self._started)
+
+    def model_info(self) -> dict[str, str]:
+        """Labels of the metric `embed_model_info`."""
+        state = self._supervisor.state
+        return {
+            "embed": self.settings.embed_model, "rerank": self.settings.rerank_model, "device": state.device or "",
+            "dtype": state.dtype or "", "fingerprint": self._fingerprint or "", "executor": state.executor or "",
+        }  # fmt: skip
+
+    def publish_model_info(self) -> None:
+        metrics.model.info(self.model_info())

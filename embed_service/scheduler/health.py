@@ -1,0 +1,59 @@
+"""The body of GET /health."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from embed_service import __version__
+from embed_service.scheduler.supervisor import EngineState, Supervisor
+from embed_service.settings import Settings
+
+GIGABYTE = 1e9
+
+
+def describe_progress(state: EngineState) -> str:
+    """The phase as words: "downloading 1.2 of 8.0 GB"."""
+    if state.phase == "downloading" and state.total_bytes:
+        text = f"downloading {state.done_bytes / GIGABYTE:.2f} of {state.total_bytes / GIGABYTE:.2f} GB"
+        return text + (" (stalled: no new byte for a minute; check the network)" if state.stalled else "")
+    return {"ready": "the engine does not answer", "loading": "loading weights", "warming": "warming up", "canary": "checking the first answers"}.get(
+        state.phase, state.phase
+    )
+
+
+def health_body(settings: Settings, supervisor: Supervisor, fingerprint: str | None, started: float) -> tuple[int, dict[str, Any]]:
+    """(status, body): 200 when warm, else 503 with the same fields. The first five fields are the seed server's own."""
+    state = supervisor.state
+    healthy = supervisor.healthy
+    status = "ok" if healthy else "error" if state.error else "loading"
+    body: dict[str, Any] = {
+        "status": status,
+        "models": {"embed": settings.embed_model, "rerank": settings.rerank_model},
+        "device": state.device or settings.device,
+        "cuda_available": state.cuda_available,
+        "phase": "error" if status == "error" else "unresponsive" if state.phase == "ready" and not healthy else state.phase,
+        "fingerprint": fingerprint,
+        "prompt_policy": settings.prompt_policy,
+        "version": __version__,
+        "uptime_seconds": round(time.monotonic() - started, 3),
+        "engine": {
+            "pid": supervisor.pid,
+            "executor": state.executor,
+            "attention": state.attention,
+            "dtype": state.dtype,
+            "restarts": state.restarts,
+            "last_end": state.last_end,
+        },
+    }
+    if status == "loading":
+        body["progress"] = {
+            "text": describe_progress(state),
+            "done_bytes": state.done_bytes,
+            "total_bytes": state.total_bytes,
+            "stalled": state.stalled,
+        }
+    if status == "error" and state.error is not None:
+        body["error"] = state.error["message"]
+        body["error_code"] = state.error["code"]
+    return 200 if healthy else 503, body

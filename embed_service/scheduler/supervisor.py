@@ -1,0 +1,243 @@
+"""Keeps one engine alive: starts it, watches it, kills it when it hangs or answers wrongly, starts the next."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from embed_service.engine.protocol import Header
+from embed_service.errors import Unavailable
+from embed_service.models.spec import ModelSpec, Role
+from embed_service.scheduler.dispatcher import Dispatcher
+from embed_service.scheduler.lanes import Lanes
+from embed_service.scheduler.link import ChildEngine
+from embed_service.settings import Settings
+from embed_service.telemetry import metrics
+
+TICK_SECONDS = 0.25
+STALL_SECONDS = 60  # a download without a new byte for so long is called stalled
+CRASHES_UNTIL_ERROR = 3  # engines that end before they are ready
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class EngineState:
+    """What is known of the engine now; /health is made from it."""
+
+    phase: str = "starting"
+    done_bytes: int = 0
+    total_bytes: int = 0
+    progressed: float = field(default_factory=time.monotonic)
+    error: dict[str, Any] | None = None  # {code, message, retryable}
+    device: str | None = None
+    dtype: str | None = None
+    cuda_available: bool = False
+    executor: str | None = None
+    attention: str | None = None
+    restarts: int = 0
+    last_end: str | None = None
+
+    @property
+    def stalled(self) -> bool:
+        return self.phase == "downloading" and time.monotonic() - self.progressed > STALL_SECONDS
+
+
+class Supervisor:
+    """Runs from `start` to `stop`. `ready` is set while work can be computed; `on_described(specs)` is called when models are on disk."""
+
+    def __init__(self, settings: Settings, lanes: Lanes, on_described: Callable[[dict[Role, ModelSpec]], None]) -> None:
+        self._settings = settings
+        self._lanes = lanes
+        self._on_described = on_described
+        self._engine: ChildEngine | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._heartbeat = 0.0
+        self._canary_asked = 0.0
+        self._canary_passed: dict[Role, float] = {}
+        self._kill_cause: str | None = None
+        self._models: dict[Role, ModelSpec] = {}
+        self.dispatcher = Dispatcher(settings, lanes, self._on_canary)
+        self.state = EngineState()
+        self.ready = asyncio.Event()
+        self.changed = asyncio.Condition()  # notified when the engine becomes ready or fails for good
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End the engine: a polite word, then SIGKILL."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._engine is not None:
+            await self._engine.stop(seconds=3)
+
+    @property
+    def pid(self) -> int | None:
+        return self._engine.pid if self._engine else None
+
+    @property
+    def healthy(self) -> bool:
+        """Loaded, answering, and a canary of every model passed within HEALTH_CANARY_SECONDS."""
+        now = time.monotonic()
+        return (
+            self.ready.is_set()
+            and now - self._heartbeat < max(self._settings.engine_hang_seconds / 2, 2)
+            and all(now - passed <= self._settings.health_canary_seconds for passed in self._canary_passed.values())
+        )
+
+    # Lives
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            became_ready = await self._one_life()
+            failures = 0 if became_ready else failures + 1
+            if failures >= CRASHES_UNTIL_ERROR and self.state.error is None:
+                await self._set_error(
+                    {
+                        "code": "engine_failed",
+                        "message": f"The engine ended {failures} times before it was ready ({self.state.last_end}). "
+                        "Its log lines above say why; too little memory is the usual cause: choose smaller models.",
+                        "retryable": True,
+                    }
+                )
+            self.state.restarts += 1
+            if failures:
+                await asyncio.sleep(min(FIRST_RETRY_SECONDS * 2 ** (failures - 1), LAST_RETRY_SECONDS))
+
+    async def _one_life(self) -> bool:
+        """From spawn to the end of one engine. True if it became ready."""
+        self._kill_cause = None
+        became_ready = False
+        if self.state.error is None:
+            self.state.phase = "starting"
+        engine = ChildEngine(self._on_message)
+        self._engine = engine
+        self._heartbeat = time.monotonic()
+        await engine.start()
+        last_tick = time.monotonic()
+        while not engine.ended.done():
+            await asyncio.wait([engine.ended], timeout=TICK_SECONDS)
+            now = time.monotonic()
+            if now - last_tick > 10 * TICK_SECONDS:
+                # This process itself was stopped or starved: the engine's silence is not its own fault.
+                self._heartbeat = now
+            last_tick = now
+            became_ready = became_ready or self.ready.is_set()
+            self._watch(engine, now)
+            metrics.ready.set(self.healthy)
+        status = engine.ended.result()
+        self.ready.clear()
+        metrics.ready.set(False)
+        metrics.engine_up.set(False)
+        again = self.dispatcher.detach()
+        cause = self._kill_cause or ("failed" if self.state.error and not became_ready else "exited")
+        self.state.last_end = self._describe_end(status)
+        metrics.engine_restarts.labels(cause).inc()
+        log.warning("engine ended", cause=cause, how=self.state.last_end, requeued_sequences=again)
+        return became_ready
+
+    def _watch(self, engine: ChildEngine, now: float) -> None:
+        settings = self._settings
+        if now - self._heartbeat > settings.engine_hang_seconds:
+            self._kill(engine, "hang")
+        elif self.dispatcher.head_seconds > settings.request_deadline_seconds:
+            self._kill(engine, "stuck")
+        elif self.ready.is_set() and now - self._canary_asked > settings.health_canary_seconds / 3:
+            self._canary_asked = now
+            self.dispatcher.request_canaries()
+
+    def _kill(self, engine: ChildEngine, cause: str) -> None:
+        if self._kill_cause is None:
+            self._kill_cause = cause
+            self.ready.clear()
+            log.error("engine killed", cause=cause, pid=engine.pid)
+            engine.kill()
+
+    def _describe_end(self, status: int) -> str:
+        if self._kill_cause is not None:
+            return {"hang": "it hung and was killed", "stuck": "a micro-batch never came back and it was killed"}.get(
+                self._kill_cause, "it answered its canary wrongly and was killed"
+            )
+        if status < 0:
+            name = signal.Signals(-status).name
+            return f"killed by {name}" + (", most likely for want of memory" if status == -signal.SIGKILL else "")
+        return f"it exited with status {status}"
+
+    # Messages
+
+    def _on_message(self, header: Header, body: bytes) -> None:
+        self._heartbeat = time.monotonic()
+        kind = header["type"]
+        if kind == "result":
+            self.dispatcher.on_result(header, body)
+        elif kind == "phase":
+            self._on_phase(header)
+        elif kind == "described":
+            self._models = {role: ModelSpec.from_wire(fields) for role, fields in header["models"].items()}
+            self.state.error = None
+            self._on_described(self._models)
+        elif kind == "ready":
+            self._on_ready(header)
+        elif kind == "failed":
+            error = {key: header[key] for key in ("code", "message", "retryable")}
+            log.error("engine cannot serve", **error)
+            self._failed = asyncio.create_task(self._set_error(error))
+
+    def _on_phase(self, header: Header) -> None:
+        state = self.state
+        if header["phase"] != state.phase:
+            log.info("engine phase", phase=header["phase"])
+        done = header.get("done_bytes", 0)
+        if header["phase"] != state.phase or done != state.done_bytes:
+            state.progressed = time.monotonic()
+        state.phase, state.done_bytes, state.total_bytes = header["phase"], done, header.get("total_bytes", 0)
+
+    def _on_ready(self, header: Header) -> None:
+        assert self._engine is not None
+        state = self.state
+        state.device, state.dtype = header["device"], header["dtype"]
+        state.cuda_available, state.executor = header["cuda_available"], header["executor"]
+        state.attention = header.get("attention")
+        state.phase = "canary"
+        metrics.engine_up.set(True)
+        self._canary_passed = {}
+        self.dispatcher.attach(self._engine, self._models)
+        self._canary_asked = time.monotonic()
+        self.dispatcher.request_canaries()
+
+    def _on_canary(self, role: Role, ok: bool) -> None:
+        if not ok:
+            if self._engine is not None:
+                self._kill(self._engine, "canary")
+            return
+        self._canary_passed[role] = time.monotonic()
+        served = {r for r, spec in self._models.items() if spec.kind != "cosine"}
+        if not self.ready.is_set() and self._kill_cause is None and served <= set(self._canary_passed):
+            self.state.phase, self.state.error = "ready", None
+            self.ready.set()
+            self.dispatcher.open()
+            log.info("ready", device=self.state.device, dtype=self.state.dtype, executor=self.state.executor)
+            self._notified = asyncio.create_task(self._notify())
+
+    async def _set_error(self, error: dict[str, Any]) -> None:
+        self.state.error = error
+        for job in self._lanes.jobs():
+            self._lanes.drop(job)
+            job.done.set_exception(Unavailable(error["message"], retry_after_seconds=30, code=error["code"]))
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
