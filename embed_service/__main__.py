@@ -37,7 +37,7 @@ def _bind() -> socket.socket:
     try:
         sock.bind((host, int(port)))
     except OSError as error:
-        raise SystemExit(f"HOST={host} PORT={port}: cannot listen there ({error.strerror}). Stop what holds the port, or set PORT.") from None
+        raise SystemExit(f"HOST={host} PORT={port}: cannot listen ({error.strerror}). Stop what holds the port, or set PORT.") from None
     sock.listen(2048)
     return sock
 

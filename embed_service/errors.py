@@ -1,17 +1,17 @@
 """Every error of the service.
 
-    ServiceError            answered to a client as {"error": {message, type, param, code}, "detail"}
-    ├── BadRequest          400
-    ├── Unauthorized        401
-    ├── Forbidden           403
-    ├── NotFound            404
-    ├── MethodNotAllowed    405
-    ├── BodyTooLarge        413
-    ├── UnsupportedMedia    415
-    ├── InternalError       500, with an id that the log has
-    └── Unavailable         503, with Retry-After
-    ModelError              a model that cannot be served: code, one sentence with the fix
-    SettingsError           a setting that cannot be used: names it and the fix
+ServiceError            answered to a client as {"error": {message, type, param, code}, "detail"}
+├── BadRequest          400
+├── Unauthorized        401
+├── Forbidden           403
+├── NotFound            404
+├── MethodNotAllowed    405
+├── BodyTooLarge        413
+├── UnsupportedMedia    415
+├── InternalError       500, with an id that the log has
+└── Unavailable         503, with Retry-After
+ModelError              a model that cannot be served: code, one sentence with the fix
+SettingsError           a setting that cannot be used: names it and the fix
 """
 
 from __future__ import annotations

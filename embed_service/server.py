@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 
 import structlog
 import uvicorn
+from starlette.datastructures import State
 
 from embed_service.app import create_app
 from embed_service.settings import Settings
@@ -25,17 +27,20 @@ class DrainingServer(uvicorn.Server):
     scores for good; held in the queue instead it meets the next process.
     """
 
+    def __init__(self, config: uvicorn.Config, state: State, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._state = state
+        self._drain_seconds = drain_seconds
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        state = self.config.loaded_app_state  # type: ignore[attr-defined]
-        seconds = self.config.drain_seconds  # type: ignore[attr-defined]
+        state = self._state
         log.info("draining", in_flight=state.in_flight)
         state.draining.set()
-        try:
-            async with asyncio.timeout(seconds):
-                while state.in_flight:
-                    await asyncio.sleep(POLL_SECONDS)
-        except TimeoutError:
-            log.warning("drain ran out of time", in_flight=state.in_flight)
+        end = time.monotonic() + self._drain_seconds
+        while state.in_flight and time.monotonic() < end and not self.force_exit:  # a second signal forces the exit
+            await asyncio.sleep(POLL_SECONDS)
+        if state.in_flight:
+            log.warning("drain cut short", in_flight=state.in_flight)
         state.drained.set()
         await super().shutdown(sockets)
         log.info("stopped")
@@ -48,9 +53,7 @@ def serve(settings: Settings, sock: socket.socket) -> int:
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=2, server_header=False
     )
-    config.loaded_app_state = app.state  # type: ignore[attr-defined]
-    config.drain_seconds = settings.drain_seconds  # type: ignore[attr-defined]
     host, port = sock.getsockname()[:2]
     log.info("listening", url=f"http://{host}:{port}", embed=settings.embed_model, rerank=settings.rerank_model)
-    DrainingServer(config).run(sockets=[sock])
+    DrainingServer(config, app.state, settings.drain_seconds).run(sockets=[sock])
     return 0

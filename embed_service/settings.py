@@ -29,8 +29,12 @@ class Settings(BaseSettings):
         "Qwen/Qwen3-Reranker-4B",
         description="Reranker: a Hugging Face id or a folder. The same value as EMBED_MODEL reranks by cosine.",
     )
-    embed_revision: str | None = Field(None, description="Branch, tag or commit of EMBED_MODEL; unset: `main`, pinned at the first start.")
-    rerank_revision: str | None = Field(None, description="Branch, tag or commit of RERANK_MODEL; unset: `main`, pinned at the first start.")
+    embed_revision: str | None = Field(
+        None, description="Branch, tag or commit of EMBED_MODEL. Unset: `main` at the first start, then that."
+    )
+    rerank_revision: str | None = Field(
+        None, description="Branch, tag or commit of RERANK_MODEL. Unset: `main` at the first start, then that."
+    )
     embed_model_aliases: Names = Field(
         ("default", "embed", "qmd-embed"), description="Further names of the embedding model in /v1/models, comma-separated."
     )
@@ -46,7 +50,7 @@ class Settings(BaseSettings):
     # Device
     device: Literal["cuda", "auto", "cpu", "mps"] = Field("cuda", description="Where to compute; `auto` takes cuda, then mps, then cpu.")
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="`auto`: bfloat16 on CUDA and where a measurement at start finds it faster on the CPU, else float32. Never float16."
+        "auto", description="`auto`: bfloat16 on CUDA and on a CPU where a measurement at start finds it faster; else float32."
     )
     use_flash_attn: bool = Field(True, description="Flash attention where it is to be had; otherwise scaled-dot-product attention.")
     embed_memory_gb: float | None = Field(None, gt=0, description="Cap on the device memory of the engine, in GB. Unset: no cap.")
@@ -54,7 +58,9 @@ class Settings(BaseSettings):
     tokenizer_threads: int = Field(2, ge=1, description="Threads that tokenise.")
 
     # Batching
-    max_batch_size: int = Field(64, ge=1, description="Most sequences in a micro-batch. Never a limit on a request; a lower value takes less memory.")
+    max_batch_size: int = Field(
+        64, ge=1, description="Most sequences in a micro-batch; lower takes less memory. Never a limit on a request."
+    )
     max_batch_tokens: int = Field(16_384, ge=256, description="Most tokens in a micro-batch; lowered by itself when memory runs out.")
     target_batch_ms: int = Field(250, ge=10, description="Time that a micro-batch should take, in ms: a search waits for one at most.")
     bulk_aging_seconds: float = Field(2.0, gt=0, description="Bulk work that has waited this long goes before interactive work once.")
@@ -79,19 +85,19 @@ class Settings(BaseSettings):
     api_keys_file: str | None = Field(
         None, description="File with one key per line, plain or `sha256:<hex>`; read again when it changes. Unset: any bearer is accepted."
     )
-    require_capability: str | None = Field(
-        None, description="Tailscale app capability that a caller must have (403 without)."
-    )
+    require_capability: str | None = Field(None, description="Tailscale app capability that a caller must have (403 without).")
     trusted_sidecars: Names = Field(
         (), description="Addresses, networks or host names whose Tailscale-* headers are believed, comma-separated."
     )
-    generation_url: str | None = Field(None, description="OpenAI-compatible server that /v1/completions and /v1/chat/completions are forwarded to.")
+    generation_url: str | None = Field(None, description="OpenAI-compatible server to forward /v1/completions and /v1/chat/completions to.")
     generation_model: str | None = Field(None, description="Model name for GENERATION_URL; unset: the first that its /v1/models lists.")
     generation_api_key_file: str | None = Field(None, description="File with the bearer key for GENERATION_URL.")
     gzip_min_bytes: int = Field(16_384, ge=0, description="Answers from this size on are compressed for clients that ask for gzip.")
 
     # Logs
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged; texts never are at info.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level that is logged. Texts are never logged."
+    )
     log_format: Literal["json", "console"] = Field("json", description="`json`: one object per line; `console`: for people.")
 
     @field_validator("embed_model_aliases", "rerank_model_aliases", "trusted_sidecars", mode="before")

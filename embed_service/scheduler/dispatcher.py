@@ -212,15 +212,18 @@ class Dispatcher:
         if ok:
             for suspect in suspects:
                 self._suspects.remove(suspect)
-                finite = np.isfinite(suspect.rows).all(axis=1)
-                for n in np.flatnonzero(~finite):
-                    metrics.failed_rows.labels(canary.role).inc()
-                    self._fail(suspect.batch.items[n], f"the model's answer for input {suspect.batch.items[n].index} is not a number")
-                good = np.flatnonzero(finite)
-                self._deliver(
-                    MicroBatch(suspect.batch.id, suspect.batch.role, [suspect.batch.items[n] for n in good]), suspect.rows[good], suspect.compute_seconds
-                )
+                self._acquit(suspect)
         self._on_canary(canary.role, ok)
+
+    def _acquit(self, suspect: _Suspect) -> None:
+        """The engine is well, so the inputs are to blame: fail those, deliver their neighbours."""
+        items, role = suspect.batch.items, suspect.batch.role
+        finite = np.isfinite(suspect.rows).all(axis=1)
+        for n in np.flatnonzero(~finite):
+            metrics.failed_rows.labels(role).inc()
+            self._fail(items[n], f"the model's answer for input {items[n].index} is not a number")
+        good = np.flatnonzero(finite)
+        self._deliver(MicroBatch(suspect.batch.id, role, [items[n] for n in good]), suspect.rows[good], suspect.compute_seconds)
 
     def _deliver(self, batch: MicroBatch, rows: Float32, compute_seconds: float) -> None:
         for job in {item.job for item in batch.items}:

@@ -10,6 +10,14 @@ from embed_service.scheduler.supervisor import EngineState, Supervisor
 from embed_service.settings import Settings
 
 GIGABYTE = 1e9
+PHASES = {
+    "starting": "starting the engine",
+    "resolving": "asking the hub which files the models have",
+    "loading": "loading weights",
+    "warming": "warming up",
+    "canary": "checking the first answers",
+    "ready": "the engine does not answer",
+}
 
 
 def describe_progress(state: EngineState) -> str:
@@ -17,9 +25,7 @@ def describe_progress(state: EngineState) -> str:
     if state.phase == "downloading" and state.total_bytes:
         text = f"downloading {state.done_bytes / GIGABYTE:.2f} of {state.total_bytes / GIGABYTE:.2f} GB"
         return text + (" (stalled: no new byte for a minute; check the network)" if state.stalled else "")
-    return {"ready": "the engine does not answer", "loading": "loading weights", "warming": "warming up", "canary": "checking the first answers"}.get(
-        state.phase, state.phase
-    )
+    return PHASES.get(state.phase, state.phase)
 
 
 def health_body(settings: Settings, supervisor: Supervisor, fingerprint: str | None, started: float) -> tuple[int, dict[str, Any]]:

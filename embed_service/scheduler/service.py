@@ -73,7 +73,8 @@ class Service:
                 async with asyncio.timeout(self.settings.load_wait_seconds), supervisor.changed:
                     await supervisor.changed.wait_for(lambda: supervisor.ready.is_set() or supervisor.state.error is not None)
             except TimeoutError:
-                message = f"The models are not ready: {describe_progress(supervisor.state)}. Come again in a few seconds; GET /health tells how far it is."
+                progress = describe_progress(supervisor.state)
+                message = f"The models are not ready: {progress}. Come again in a few seconds; GET /health tells how far it is."
                 raise Unavailable(message, retry_after_seconds=5, code="loading") from None
             if supervisor.state.error is not None:
                 error = supervisor.state.error
@@ -102,7 +103,8 @@ class Service:
             async with asyncio.timeout(self.settings.request_deadline_seconds):
                 await job.done
         except TimeoutError:
-            message = f"No answer within REQUEST_DEADLINE_SECONDS = {self.settings.request_deadline_seconds:g}: {self._lanes.queued_tokens} tokens wait."
+            seconds = self.settings.request_deadline_seconds
+            message = f"No answer within REQUEST_DEADLINE_SECONDS = {seconds:g}: {self._lanes.queued_tokens} tokens wait."
             raise Unavailable(message, retry_after_seconds=5, code="deadline") from None
         finally:
             if not job.done.done() or job.done.cancelled():

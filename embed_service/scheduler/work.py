@@ -75,6 +75,4 @@ class MicroBatch:
         return sum(item.length for item in self.items)
 
     def to_sequences(self) -> Sequences:
-        return Sequences.of(
-            [i.job.sequences[i.index] for i in self.items], [i.job.second[i.index] for i in self.items]
-        )
+        return Sequences.of([i.job.sequences[i.index] for i in self.items], [i.job.second[i.index] for i in self.items])

@@ -33,7 +33,9 @@ requests = Counter("embed_requests", "Requests answered.", ("route", "status"), 
 request_seconds = Histogram(
     "embed_request_seconds", "Time from a request's first byte to its answer.", ("route", "lane"), buckets=SECONDS, registry=REGISTRY
 )
-queue_seconds = Histogram("embed_queue_seconds", "Time until a request's first sequence went to the engine.", ("lane",), buckets=SECONDS, registry=REGISTRY)
+queue_seconds = Histogram(
+    "embed_queue_seconds", "Time until a request's first sequence went to the engine.", ("lane",), buckets=SECONDS, registry=REGISTRY
+)
 tokenise_seconds = Histogram("embed_tokenise_seconds", "Time to tokenise one request.", ("role",), buckets=SECONDS, registry=REGISTRY)
 compute_seconds = Histogram("embed_compute_seconds", "Time to compute one micro-batch.", ("role",), buckets=SECONDS, registry=REGISTRY)
 batch_tokens = Histogram("embed_batch_tokens", "Real tokens in a micro-batch.", ("role",), buckets=TOKENS, registry=REGISTRY)
@@ -42,9 +44,13 @@ batch_sequences = Histogram(
 )
 computed_tokens = Counter("embed_computed_tokens", "Real tokens computed, canaries not counted.", ("role",), registry=REGISTRY)
 padded_tokens = Counter("embed_padded_tokens", "Positions computed, padding included, canaries not counted.", ("role",), registry=REGISTRY)
-padding_efficiency = Gauge("embed_padding_efficiency_ratio", "Real tokens of the last micro-batch over its computed positions.", ("role",), registry=REGISTRY)
+padding_efficiency = Gauge(
+    "embed_padding_efficiency_ratio", "Real tokens of the last micro-batch over its computed positions.", ("role",), registry=REGISTRY
+)
 truncated_inputs = Counter("embed_truncated_inputs", "Texts that were cut to the model's length.", ("role",), registry=REGISTRY)
-out_of_memory_splits = Counter("embed_out_of_memory_splits", "Micro-batches halved because the device ran out of memory.", registry=REGISTRY)
+out_of_memory_splits = Counter(
+    "embed_out_of_memory_splits", "Micro-batches halved because the device ran out of memory.", registry=REGISTRY
+)
 failed_rows = Counter("embed_failed_rows", "Sequences that the model could not compute.", ("role",), registry=REGISTRY)
 engine_restarts = Counter("embed_engine_restarts", "Engines started again, by what ended the one before.", ("cause",), registry=REGISTRY)
 requeued_sequences = Counter("embed_requeued_sequences", "Sequences computed again because their engine ended.", registry=REGISTRY)
