@@ -1,0 +1,181 @@
+"""From a model id or folder to the files on the disk, at a known revision.
+
+Runs in the engine process before torch is needed; huggingface_hub is imported when a hub id asks for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from embed_service.errors import ModelError
+from embed_service.models import hub_errors
+from embed_service.models.download import Download, RemoteFile
+from embed_service.models.files import choose, has_weights, list_folder, missing_from
+from embed_service.models.hub_errors import Wanted, translate, want
+from embed_service.models.revisions import Pinned, Revisions
+from embed_service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+METADATA_TIMEOUT_SECONDS = 15.0
+DISK_MARGIN = 1.05
+SMALL_JSON_BYTES = 1 << 20
+SAMPLES, SAMPLE_BYTES = 16, 4096
+
+
+@dataclass(frozen=True)
+class ResolvedRepository:
+    """`path` is the folder with the files; `revision` a commit of the hub (40 hex digits), or "local-" and 12 hex digits."""
+
+    id: str
+    path: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the hub says of one revision: its commit and the files that serving takes."""
+
+    commit: str
+    files: list[RemoteFile]
+
+    @property
+    def pinned(self) -> Pinned:
+        return Pinned(self.commit, {file.name: file.size for file in self.files})
+
+
+def is_folder(model_id: str) -> bool:
+    """Whether a setting means a folder: it looks like a path, or is one."""
+    return model_id in (".", "..") or model_id.startswith(("/", "./", "../", "~")) or Path(model_id).is_dir()
+
+
+def resolve(model_id: str, revision: str | None, settings: Settings, progress: Callable[[int, int], None]) -> ResolvedRepository:
+    """The model's files on the disk, downloaded where they are missing.
+
+    `progress(done, total)` is called with bytes while a download moves, from several threads but never two at once; while one stalls it is
+    not called. A revision that was downloaded before needs no network, and stays at the commit it then had. Raises ModelError.
+    """
+    if is_folder(model_id):
+        return resolve_folder(model_id, settings)
+    quiet()
+    wanted = want(model_id, revision, settings)
+    revisions = Revisions(wanted.cache)
+    pinned = revisions.lookup(model_id, wanted.revision)
+    if pinned is not None and pinned.present_in(snapshot_path(wanted, pinned.commit)):
+        return ResolvedRepository(model_id, str(snapshot_path(wanted, pinned.commit)), pinned.commit)
+    try:
+        listing = ask(wanted, pinned)
+    except ModelError as error:
+        local = _local_snapshot(wanted, pinned) if error.code == "offline" else None
+        if local is None:
+            raise
+        log.warning("model from an unrecorded cache", extra={"model": model_id, "revision": local.revision, "reason": error.message})
+        return local
+    try:
+        download = Download(model_id, listing.commit, listing.files, wanted.cache, wanted.token, progress)
+        check_disk(download.missing_bytes, wanted)
+        path = download.run()
+    except Exception as error:
+        raise translate(error, wanted) from None
+    try:
+        revisions.write(model_id, wanted.revision, listing.pinned)
+    except OSError as error:
+        log.warning("revision not recorded", extra={"model": model_id, "path": str(revisions.path), "reason": str(error)})
+    return ResolvedRepository(model_id, str(path), listing.commit)
+
+
+def resolve_folder(model_id: str, settings: Settings) -> ResolvedRepository:
+    """A folder as it is. Raises ModelError where it is missing or has no safetensors."""
+    setting = "EMBED_MODEL" if model_id == settings.embed_model else "RERANK_MODEL"
+    folder = Path(model_id).expanduser().absolute()
+    if not folder.is_dir():
+        raise ModelError("not_found", f"{setting}={model_id} is not a folder on this machine: correct {setting}, or mount the folder.")
+    try:
+        names = choose(list_folder(folder))
+        if not has_weights(names):
+            raise hub_errors.no_safetensors(f"{setting}={model_id}", setting)
+        return ResolvedRepository(model_id, str(folder), "local-" + _hash_folder(folder, names))
+    except OSError as error:
+        raise ModelError("bad_files", f"{setting}={model_id} cannot be read ({error.strerror}): make it readable for this user.") from None
+
+
+def ask(wanted: Wanted, pinned: Pinned | None) -> Listing:
+    """The hub's answer for a revision; for one pinned before, of the commit it was pinned to. Raises ModelError."""
+    from huggingface_hub import HfApi, constants
+
+    if constants.is_offline_mode():
+        raise hub_errors.offline_forbidden(wanted)
+    try:
+        info = HfApi(token=wanted.token or False).model_info(
+            wanted.id, revision=pinned.commit if pinned else wanted.revision, files_metadata=True, timeout=METADATA_TIMEOUT_SECONDS
+        )
+    except Exception as error:
+        raise translate(error, wanted) from None
+    siblings = {s.rfilename: s for s in info.siblings or []}
+    names = choose(siblings)
+    if not has_weights(names):
+        raise hub_errors.no_safetensors(wanted.label, wanted.setting)
+    files = [RemoteFile(n, siblings[n].size or 0, lfs.sha256 if (lfs := siblings[n].lfs) else siblings[n].blob_id) for n in names]
+    return Listing(str(info.sha), files)
+
+
+def snapshot_path(wanted: Wanted, commit: str) -> Path:
+    """Where huggingface_hub's cache keeps the files of a commit."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    return wanted.cache / repo_folder_name(repo_id=wanted.id, repo_type="model") / "snapshots" / commit
+
+
+def check_disk(missing_bytes: int, wanted: Wanted) -> None:
+    """Raises ModelError(no_disk) where the cache's disk cannot take the missing bytes and 5 %."""
+    folder = wanted.cache.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free, needed = shutil.disk_usage(folder).free, int(missing_bytes * DISK_MARGIN)
+    if needed > free:
+        raise hub_errors.no_disk(needed, free, wanted.cache, wanted.label)
+
+
+def quiet() -> None:
+    """huggingface_hub reads these when it is imported: no telemetry, no bars on the log."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _local_snapshot(wanted: Wanted, pinned: Pinned | None) -> ResolvedRepository | None:
+    """A snapshot that another program left in the cache, if nothing of it is visibly missing."""
+    if pinned is not None:
+        return None  # its file list is known, and not all of them are there
+    commit = wanted.revision
+    ref = snapshot_path(wanted, "").parent / "refs" / wanted.revision
+    if ref.is_file():
+        commit = ref.read_text().strip()
+    folder = snapshot_path(wanted, commit)
+    if not folder.is_dir() or missing_from(folder):
+        return None
+    return ResolvedRepository(wanted.id, str(folder), commit)
+
+
+def _hash_folder(folder: Path, names: list[str]) -> str:
+    """12 hex digits over names, sizes, small JSON files, the headers of the safetensors and samples of their values."""
+    digest = hashlib.sha256()
+    for name in names:
+        path = folder / name
+        size = path.stat().st_size
+        digest.update(f"{name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            if path.suffix == ".safetensors":
+                header = min(int.from_bytes(file.read(8), "little"), SMALL_JSON_BYTES)
+                digest.update(file.read(header))
+                for n in range(SAMPLES):
+                    file.seek(max(0, size - SAMPLE_BYTES) * n // (SAMPLES - 1))
+                    digest.update(file.read(SAMPLE_BYTES))
+            elif path.suffix == ".json" and size <= SMALL_JSON_BYTES:
+                digest.update(file.read())
+    return digest.hexdigest()[:12]
