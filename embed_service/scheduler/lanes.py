@@ -26,9 +26,9 @@ class _LaneQueue:
         if not self.callers:
             self.served = time.monotonic()
         jobs = self.callers.setdefault(job.caller, deque())
-        if job in jobs:
-            return
         if first:
+            if job in jobs:
+                jobs.remove(job)
             jobs.appendleft(job)
             self.callers.move_to_end(job.caller, last=False)
         else:

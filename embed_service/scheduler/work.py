@@ -50,7 +50,7 @@ class Job:
         return sum(len(s) for s in self.sequences)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Item:
     """One sequence of a job."""
 
