@@ -57,5 +57,5 @@ def test_out_of_memory_splits_and_retries(breakable: Start) -> None:
     assert metric(service, "embed_out_of_memory_splits_total") > 0
     assert metric(service, 'embed_engine_restarts_total{cause="exited"}') == 0
     after = metric(service, 'embed_token_budget{role="embed"}')
-    assert 0 < after and (budget == 0 or after < budget)
+    assert after > 0 and (budget == 0 or after < budget)
     assert service.health()[0] == 200
