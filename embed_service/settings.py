@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -120,19 +119,17 @@ class Settings(BaseSettings):
         return value.rstrip("/").removesuffix("/v1") if value else value
 
 
-def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+def load_settings() -> Settings:
     """The settings in force. Raises SettingsError, which names the variable and the fix."""
     names = {name.upper() for name in Settings.model_fields}
-    for key in environment if environment is not None else os.environ:
+    for key in os.environ:
         if key.upper() in names or key.upper() in OTHERS:
             continue
         near = difflib.get_close_matches(key.upper(), names, n=1, cutoff=0.87)
         if near:
             raise SettingsError(f"{key} is not a setting of this service. Did you mean {near[0]}? Rename or remove it.")
     try:
-        if environment is None:
-            return Settings()
-        return Settings(_env_file=None, **{k.lower(): v for k, v in environment.items() if k.upper() in names})
+        return Settings()
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).upper() if first["loc"] else "A setting"

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from embed_service.engine.sequences import Int32
-from embed_service.errors import Unavailable
+from embed_service.errors import ModelError, Unavailable
 from embed_service.models.fingerprint import embedding_fingerprint
 from embed_service.models.spec import ModelSpec, Role
 from embed_service.scheduler.health import describe_progress, health_body
@@ -56,10 +56,15 @@ class Service:
         self._loading = asyncio.create_task(self._load_tokenizers(specs))
 
     async def _load_tokenizers(self, specs: dict[Role, ModelSpec]) -> None:
-        for role, spec in specs.items():
-            if role not in self._served or self._served[role].spec != spec:
-                tokenizer = await asyncio.to_thread(TextTokenizer.load, spec)
-                self._served[role] = ServedModel(spec, tokenizer)
+        try:
+            for role, spec in specs.items():
+                if role not in self._served or self._served[role].spec != spec:
+                    tokenizer = await asyncio.to_thread(TextTokenizer.load, spec)
+                    self._served[role] = ServedModel(spec, tokenizer)
+        except ModelError as error:
+            log.error("tokenizer cannot be used", code=error.code, message=error.message)
+            self._supervisor.fail({"code": error.code, "message": error.message, "retryable": error.retryable})
+            return
         self._fingerprint = embedding_fingerprint(specs["embed"], self.settings.prompt_policy)
         log.info("models described", **{role: f"{spec.id}@{spec.revision}" for role, spec in specs.items()}, fingerprint=self._fingerprint)
         if not specs["embed"].recognised:

@@ -193,7 +193,7 @@ class Supervisor:
         elif kind == "failed":
             error = {key: header[key] for key in ("code", "message", "retryable")}
             log.error("engine cannot serve", **error)
-            self._failed = asyncio.create_task(self._set_error(error))
+            self.fail(error)
 
     def _on_phase(self, header: Header) -> None:
         state = self.state
@@ -230,6 +230,10 @@ class Supervisor:
             self.dispatcher.open()
             log.info("ready", device=self.state.device, dtype=self.state.dtype, executor=self.state.executor)
             self._notified = asyncio.create_task(self._notify())
+
+    def fail(self, error: dict[str, Any]) -> None:
+        """Nothing can be served until a later start succeeds: tell those who wait. `error`: code, message, retryable."""
+        self._failed = asyncio.create_task(self._set_error(error))
 
     async def _set_error(self, error: dict[str, Any]) -> None:
         self.state.error = error
