@@ -34,6 +34,11 @@ class Chunk:
         """As a QMD client sends it for indexing (embeddinggemma's document form)."""
         return f"title: {self.heading} | text: {self.text}"
 
+    @property
+    def passage(self) -> str:
+        """As a reranker reads it."""
+        return f"{self.heading}\n{self.text}"
+
 
 def query_text(query: str) -> str:
     """A query as a QMD client sends it for embedding (embeddinggemma's query form)."""
