@@ -65,29 +65,41 @@ def resolve(model_id: str, revision: str | None, settings: Settings, progress: C
         return resolve_folder(model_id, settings)
     quiet()
     wanted = want(model_id, revision, settings)
+    found = find(wanted)
+    if isinstance(found, ResolvedRepository):
+        return found
+    path = fetch(wanted, found, progress)
     revisions = Revisions(wanted.cache)
-    pinned = revisions.lookup(model_id, wanted.revision)
-    if pinned is not None and pinned.present_in(snapshot_path(wanted, pinned.commit)):
-        return ResolvedRepository(model_id, str(snapshot_path(wanted, pinned.commit)), pinned.commit)
     try:
-        listing = ask(wanted, pinned)
+        revisions.write(model_id, wanted.revision, found.pinned)
+    except OSError as error:
+        log.warning("revision not recorded", extra={"model": model_id, "path": str(revisions.path), "reason": str(error)})
+    return ResolvedRepository(model_id, str(path), found.commit)
+
+
+def find(wanted: Wanted) -> ResolvedRepository | Listing:
+    """The model in the cache, without the network where it was downloaded before; else what the hub says of it. Raises ModelError."""
+    pinned = Revisions(wanted.cache).lookup(wanted.id, wanted.revision)
+    if pinned is not None and pinned.present_in(snapshot_path(wanted, pinned.commit)):
+        return ResolvedRepository(wanted.id, str(snapshot_path(wanted, pinned.commit)), pinned.commit)
+    try:
+        return _ask(wanted, pinned)
     except ModelError as error:
         local = _local_snapshot(wanted, pinned) if error.code == "offline" else None
         if local is None:
             raise
-        log.warning("model from an unrecorded cache", extra={"model": model_id, "revision": local.revision, "reason": error.message})
+        log.warning("model from an unrecorded cache", extra={"model": wanted.id, "revision": local.revision, "reason": error.message})
         return local
+
+
+def fetch(wanted: Wanted, listing: Listing, progress: Callable[[int, int], None]) -> Path:
+    """The listing's files into the cache; the snapshot folder. Raises ModelError: before the first byte where the disk is too small."""
     try:
-        download = Download(model_id, listing.commit, listing.files, wanted.cache, wanted.token, progress)
-        check_disk(download.missing_bytes, wanted)
-        path = download.run()
+        download = Download(wanted.id, listing.commit, listing.files, wanted.cache, wanted.token, progress)
+        check_disk(download.missing_bytes, wanted.cache, wanted.label)
+        return download.run()
     except Exception as error:
         raise translate(error, wanted) from None
-    try:
-        revisions.write(model_id, wanted.revision, listing.pinned)
-    except OSError as error:
-        log.warning("revision not recorded", extra={"model": model_id, "path": str(revisions.path), "reason": str(error)})
-    return ResolvedRepository(model_id, str(path), listing.commit)
 
 
 def resolve_folder(model_id: str, settings: Settings) -> ResolvedRepository:
@@ -105,8 +117,8 @@ def resolve_folder(model_id: str, settings: Settings) -> ResolvedRepository:
         raise ModelError("bad_files", f"{setting}={model_id} cannot be read ({error.strerror}): make it readable for this user.") from None
 
 
-def ask(wanted: Wanted, pinned: Pinned | None) -> Listing:
-    """The hub's answer for a revision; for one pinned before, of the commit it was pinned to. Raises ModelError."""
+def _ask(wanted: Wanted, pinned: Pinned | None) -> Listing:
+    """The hub's answer for a revision; for one pinned before, for the commit it was pinned to."""
     from huggingface_hub import HfApi, constants
 
     if constants.is_offline_mode():
@@ -132,14 +144,19 @@ def snapshot_path(wanted: Wanted, commit: str) -> Path:
     return wanted.cache / repo_folder_name(repo_id=wanted.id, repo_type="model") / "snapshots" / commit
 
 
-def check_disk(missing_bytes: int, wanted: Wanted) -> None:
-    """Raises ModelError(no_disk) where the cache's disk cannot take the missing bytes and 5 %."""
-    folder = wanted.cache.absolute()
+def missing_bytes(wanted: Wanted, listing: Listing) -> int:
+    """Bytes of the listing that are not on the disk yet; of a download that stopped, the rest."""
+    return Download(wanted.id, listing.commit, listing.files, wanted.cache, None, lambda done, total: None).missing_bytes
+
+
+def check_disk(missing_bytes: int, cache: Path, label: str) -> None:
+    """Raises ModelError(no_disk) where the cache's disk cannot take the missing bytes and 5 %. `label` says whose they are."""
+    folder = cache.absolute()
     while not folder.exists():
         folder = folder.parent
     free, needed = shutil.disk_usage(folder).free, int(missing_bytes * DISK_MARGIN)
     if needed > free:
-        raise hub_errors.no_disk(needed, free, wanted.cache, wanted.label)
+        raise hub_errors.no_disk(needed, free, cache, label)
 
 
 def quiet() -> None:

@@ -71,7 +71,7 @@ class FakeHub:
         self.cut_after: int | None = None  # the next GET of a file that reaches so many bytes is cut there, once
         self.corrupt: int = 0  # so many GETs of LFS files get one wrong byte
         self.ignore_ranges = False
-        self.failures: int = 0  # so many requests are answered with 503
+        self.failures: int = 0  # so many GETs of files are answered with 503
         self.log: list[Logged] = []
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -134,7 +134,7 @@ class FakeHub:
             def do_GET(self) -> None:
                 path = unquote(urlsplit(self.path).path)
                 status, headers, blob = hub._answer(path, self.headers.get("Authorization"))
-                if hub._take("failures"):
+                if blob is not None and self.command == "GET" and hub._take("failures"):
                     status, headers, blob = 503, {}, None
                 if blob is None or status != 200:
                     body = headers.pop("body", "{}").encode()
@@ -215,7 +215,7 @@ class FakeHub:
         if name is None:
             return 200, {"body": json.dumps(_info(model_id, commit, repository, files))}, None
         if repository.gated and not granted:
-            return 403 if token else 401, {"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to model {model_id} is restricted"}, None
+            return 403 if token else 401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted"}, None
         if name not in files:
             return 404, {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}, None
         return 200, {"X-Repo-Commit": commit}, files[name]
