@@ -1,0 +1,38 @@
+"""`python -m embed_service.engine --fd N`: the engine on one end of a socket pair. Started by the HTTP process, never by hand."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import sys
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="embed_service.engine", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="inherited file descriptor of the socket")
+    fd = parser.parse_args().fd
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the HTTP process decides what it means
+    die_with_parent()
+    # Libraries read these when they are imported.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+    from embed_service.engine.process import EngineProcess
+    from embed_service.engine.protocol import BlockingConnection
+
+    EngineProcess(BlockingConnection(socket.socket(fileno=fd))).run()
+
+
+def die_with_parent() -> None:
+    """SIGKILL for this process when its parent dies (Linux). Elsewhere the end of the socket tells it."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    main()

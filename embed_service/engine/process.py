@@ -1,0 +1,240 @@
+"""The engine's life: resolve, load, warm up, then compute what is asked until the HTTP process ends it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from embed_service.engine.executor import Executor
+from embed_service.engine.protocol import BlockingConnection, Header
+from embed_service.engine.sequences import Sequences
+from embed_service.errors import ModelError, SettingsError
+from embed_service.models import hub
+from embed_service.models.describe import describe
+from embed_service.models.spec import ModelSpec, Role
+from embed_service.settings import Settings, load_settings
+from embed_service.telemetry import logs
+
+if TYPE_CHECKING:  # torch takes seconds to import: a thread does it while files are downloaded
+    from embed_service.engine.device import Device
+
+HEARTBEAT_SECONDS = 1.0
+FAILED_STATUS = 3
+WARM_UP_TOKENS_CPU = 256
+Message = tuple[Header, bytes]
+
+log = logging.getLogger(__name__)
+
+
+class EngineProcess:
+    """Runs in the main thread; a thread reads messages, another sends heartbeats."""
+
+    def __init__(self, connection: BlockingConnection) -> None:
+        self._connection = connection
+        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._loaded = threading.Event()
+
+    def run(self) -> NoReturn:
+        """Ends the process: status 0 when asked or when the parent is gone, 3 after `failed`, 1 after an error while computing."""
+        for target in (self._heartbeat, self._read):
+            threading.Thread(target=target, name=target.__name__, daemon=True).start()
+        status = 1
+        try:
+            status = self._run()
+        except (BrokenPipeError, ConnectionResetError):
+            status = 0  # the HTTP process is gone
+        except Exception:
+            log.exception("computing failed; the engine ends and is started again")
+        finally:
+            logging.shutdown()
+            # Threads of a download cannot be cancelled, and no library's exit handler has anything of ours to save.
+            os._exit(status)
+
+    def _run(self) -> int:
+        try:
+            settings = load_settings()
+            logs.configure(settings)
+            executor = self._load(settings)
+        except ModelError as error:
+            return self._failed(error.code, error.message, error.retryable)
+        except SettingsError as error:
+            return self._failed("bad_files", str(error), False)
+        except Exception as error:
+            log.exception("the engine could not load")
+            return self._failed("internal", f"The engine could not load: {type(error).__name__}: {error}. Its log has the traceback.", True)
+        self._loaded.set()
+        while (message := self._inbox.get()) is not None:
+            self._compute(executor, *message)
+        return 0
+
+    # Loading
+
+    def _load(self, settings: Settings) -> Executor:
+        self._phase("resolving")
+        pool = ThreadPoolExecutor(2, thread_name_prefix="start")
+        device_future, specs_future = pool.submit(_import_and_choose, settings), pool.submit(self._describe, settings)
+        _gather(device_future, specs_future)
+        device, specs = device_future.result(), specs_future.result()
+
+        self._phase("loading")
+        from embed_service.engine.loader import load_executor
+
+        for spec in specs.values():
+            if not spec.recognised:
+                log.warning(
+                    "%s_MODEL=%s: architecture %s is not one of ours; it runs on sentence-transformers, padded",
+                    spec.role.upper(), spec.id, spec.architecture,
+                )  # fmt: skip
+        executor = load_executor(specs, device, settings)
+        self._phase("warming")
+        warm_up(executor, specs, device, settings)
+        self._send_ready(executor, device)
+        return executor
+
+    def _describe(self, settings: Settings) -> dict[Role, ModelSpec]:
+        """Both repositories on disk and described; says so to the HTTP process, so that tokenisers load while weights do."""
+        wanted: dict[Role, tuple[str, str | None]] = {
+            "embed": (settings.embed_model, settings.embed_revision),
+            "rerank": (settings.rerank_model, settings.rerank_revision),
+        }
+        cosine = settings.rerank_model == settings.embed_model
+        if cosine:
+            del wanted["rerank"]
+        progress = _Progress(self._connection)
+        hub.quiet()
+        pool = ThreadPoolExecutor(2, thread_name_prefix="resolve")
+        futures = {
+            role: pool.submit(hub.resolve, model, revision, settings, progress.of(role)) for role, (model, revision) in wanted.items()
+        }
+        _gather(*futures.values())
+        found = {role: future.result() for role, future in futures.items()}
+        if cosine:
+            found["rerank"] = found["embed"]
+        specs = {
+            role: describe(role, repository.id, repository.revision, repository.path, settings, settings.embed_model)
+            for role, repository in found.items()
+        }
+        self._connection.send({"type": "described", "models": {role: spec.to_wire() for role, spec in specs.items()}})
+        return specs
+
+    def _send_ready(self, executor: Executor, device: Device) -> None:
+        import torch
+
+        from embed_service.engine.memory import device_memory_bytes
+
+        self._connection.send(
+            {
+                "type": "ready",
+                "device": device.type,
+                "dtype": device.dtype_name,
+                "cuda_available": torch.cuda.is_available(),
+                "executor": executor.name,
+                "attention": device.attention,
+                "memory_bytes": device_memory_bytes(device.type),
+            }
+        )
+
+    # Computing
+
+    def _compute(self, executor: Executor, header: Header, body: bytes) -> None:
+        start = time.perf_counter()
+        result = executor.run(header["role"], Sequences.from_bytes(body, header["count"]))
+        rows = np.ascontiguousarray(result.rows, np.float32)
+        self._connection.send(
+            {
+                "type": "result",
+                "id": header["id"],
+                "rows": rows.shape[0],
+                "columns": rows.shape[1],
+                "compute_seconds": time.perf_counter() - start,
+                "computed_tokens": result.computed_tokens,
+                "padded_tokens": result.padded_tokens,
+                "oom_splits": result.oom_splits,
+                "failed": {str(index): sentence for index, sentence in result.failed.items()},
+            },
+            rows.tobytes(),
+        )
+
+    # Messages
+
+    def _phase(self, phase: str) -> None:
+        self._connection.send({"type": "phase", "phase": phase})
+
+    def _failed(self, code: str, message: str, retryable: bool) -> int:
+        self._connection.send({"type": "failed", "code": code, "message": message, "retryable": retryable})
+        return FAILED_STATUS
+
+    def _heartbeat(self) -> None:
+        while True:
+            try:
+                self._connection.send({"type": "heartbeat"})
+            except OSError:
+                os._exit(0)
+            time.sleep(HEARTBEAT_SECONDS)
+
+    def _read(self) -> None:
+        while (message := self._connection.receive()) is not None:
+            if message[0]["type"] == "run":
+                self._inbox.put(message)
+            elif message[0]["type"] == "stop":
+                if not self._loaded.is_set():
+                    os._exit(0)
+                self._inbox.put(None)
+        os._exit(0)
+
+
+class _Progress:
+    """Adds up the bytes of downloads that run side by side."""
+
+    def __init__(self, connection: BlockingConnection) -> None:
+        self._connection = connection
+        self._bytes: dict[Role, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+
+    def of(self, role: Role) -> Callable[[int, int], None]:
+        def report(done: int, total: int) -> None:
+            with self._lock:
+                self._bytes[role] = (done, total)
+                sums = [sum(column) for column in zip(*self._bytes.values(), strict=True)]
+            self._connection.send({"type": "phase", "phase": "downloading", "done_bytes": sums[0], "total_bytes": sums[1]})
+
+        return report
+
+
+def _gather(*futures: Future[Any]) -> None:
+    """Wait for all, or raise the first error at once: what the others still do is ended with the process."""
+    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    for future in futures:
+        if future in done:
+            future.result()
+
+
+def warm_up(executor: Executor, specs: dict[Role, ModelSpec], device: Device, settings: Settings) -> None:
+    """Short and long sequences through every model, so that kernels are chosen and a GPU's memory is taken before the first request."""
+    for role, spec in specs.items():
+        if spec.kind == "cosine":
+            continue
+        longest = min(spec.max_tokens, settings.max_batch_tokens if device.type == "cuda" else WARM_UP_TOKENS_CPU)
+        for length, count in ((8, 1), (min(64, longest), 4), (longest, 1)):
+            ids = np.random.default_rng(length).integers(0, spec.vocabulary, (count, length), np.int32)
+            executor.run(role, Sequences.of(list(ids)))
+
+
+def _import_and_choose(settings: Settings) -> Device:
+    import transformers
+
+    from embed_service.engine.device import choose_device
+
+    transformers.logging.disable_progress_bar()
+    device = choose_device(settings)
+    import embed_service.engine.loader  # noqa: F401  # its imports too belong to this thread
+
+    return device
