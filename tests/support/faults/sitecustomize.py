@@ -56,9 +56,24 @@ def _poison(module) -> None:  # type: ignore[no-untyped-def]
     module.PaddedExecutor.run = poisoned
 
 
+def _oom(module) -> None:  # type: ignore[no-untyped-def]
+    import torch
+
+    most, make_batch = int(os.environ["FAULT_SEQUENCES"]), module.make_batch
+
+    def full(sequences, model, device):  # type: ignore[no-untyped-def]
+        if len(sequences) > most:
+            raise torch.OutOfMemoryError("FAKE: out of memory")
+        return make_batch(sequences, model, device)
+
+    module.make_batch = full
+
+
 if "embed_service.engine" in sys.orig_argv:
     fault = os.environ.get("FAULT")
     if fault == "nan":
         signal.signal(signal.SIGUSR1, _nan)
     elif fault == "poison":
         _wrap(_poison)
+    elif fault == "oom":
+        _wrap(_oom)
