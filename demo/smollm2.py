@@ -24,7 +24,8 @@ FORMAT = "1"  # of what `_write` makes; a change of it makes the repository agai
 def prepare(cache: Path | None = None) -> Path:
     """The repository's folder (bfloat16, 269 MB), made on the first call in about 20 s.
 
-    `cache`: the folder that holds it, `.cache/models` of the project by default. Raises RuntimeError, with the fix, when the package is missing.
+    `cache`: the folder that holds it, `.cache/models` of the project by default.
+    Raises RuntimeError, with the fix, when the package is missing.
     """
     folder = (cache or CACHE) / NAME
     stamp = folder / ".made-by"
@@ -72,24 +73,26 @@ def _write(source: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-    loaded.to(torch.bfloat16)
+    loaded.bfloat16()
     fields: dict[str, Any] = loaded.config.to_dict()
     for gguf_only in ("quantization_config", "_name_or_path", "_model_name_or_path", "dtype"):
         fields.pop(gguf_only, None)
     # Weights are handed to a fresh model: the loaded one would write marks of GGUF into its config.
-    model = LlamaForCausalLM(LlamaConfig(**fields)).to(torch.bfloat16)
+    model = LlamaForCausalLM(LlamaConfig(**fields)).bfloat16()
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     end, start = tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.convert_tokens_to_ids("<|im_start|>")
-    model.generation_config.update(bos_token_id=start, eos_token_id=end, pad_token_id=end)
+    model.generation_config.update(bos_token_id=start, eos_token_id=end, pad_token_id=end)  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    # transformers 4 (vLLM 0.12) reads rope_theta, not rope_parameters (and takes 10,000 without a word), and does not know TokenizersBackend.
-    _add(folder / "config.json", rope_theta=model.config.rope_parameters["rope_theta"], torch_dtype="bfloat16")
+    # transformers 4 (vLLM 0.12) does not know TokenizersBackend, and reads rope_theta, not rope_parameters:
+    # it would take 10,000 without a word.
+    rope = model.config.rope_parameters or {}
+    _add(folder / "config.json", rope_theta=rope["rope_theta"], torch_dtype="bfloat16")
     _add(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
 
 

@@ -1,0 +1,120 @@
+"""Single-URL mode: POST /v1/completions and /v1/chat/completions, forwarded to GENERATION_URL.
+
+A client with one address for everything then works. Streams pass through as they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, suppress
+from typing import Any, TypeVar
+
+import httpx
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from embed_service.errors import BadRequest
+from embed_service.generation.backend_errors import unreachable
+from embed_service.generation.forwarder import CHAT, COMPLETION, Answer, GenerationForwarder, Route
+from embed_service.schemas.generation import ChatCompletionRequest, CompletionRequest
+from embed_service.text.repair import parse_json
+
+router = APIRouter(tags=["generation"])
+T = TypeVar("T")
+
+
+@router.post(CHAT)
+async def chat_completions(request: Request) -> Response:
+    """A chat, answered by the server at GENERATION_URL; thinking is off unless the client turns it on."""
+    return await _forward(request, CHAT, ChatCompletionRequest)
+
+
+@router.post(COMPLETION)
+async def completions(request: Request) -> Response:
+    """A completion, answered by the server at GENERATION_URL."""
+    return await _forward(request, COMPLETION, CompletionRequest)
+
+
+def forwarder_of(request: Request) -> GenerationForwarder:
+    """The process's forwarder, made at its first use; the application closes it (`app.state.forwarder.aclose()`)."""
+    state = request.app.state
+    if getattr(state, "forwarder", None) is None:
+        state.forwarder = GenerationForwarder(state.settings)
+    return state.forwarder  # type: ignore[no-any-return]
+
+
+class _Stream(StreamingResponse):
+    """Closes the server's side in every case: at the end, when the client leaves, and when nothing was ever sent."""
+
+    def __init__(self, answer: Answer, held: AsyncExitStack, headers: dict[str, str]) -> None:
+        media_type = answer.response.headers.get("content-type", "text/event-stream")
+        unbuffered = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(_chunks(answer), media_type=media_type, headers=headers | unbuffered)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held:
+            await super().__call__(scope, receive, send)
+
+
+async def _chunks(answer: Answer) -> AsyncIterator[bytes]:
+    """The stream as it comes, ended by an error event if the server breaks off."""
+    try:
+        async for chunk in answer.response.aiter_raw():
+            yield chunk
+    except httpx.TransportError as error:
+        said = unreachable(error, answer.response.request.extensions["timeout"]["read"])
+        fields = {"message": said.message, "type": said.type, "param": None, "code": said.code}
+        yield b"\n\ndata: " + orjson.dumps({"error": fields, "detail": said.message}) + b"\n\n"
+
+
+async def _forward(request: Request, path: Route, schema: type[ChatCompletionRequest | CompletionRequest]) -> Response:
+    forwarder = forwarder_of(request)
+    forwarder.require_configured()
+    body = await _body(request, schema)
+    async with AsyncExitStack() as held:
+        forwarding = forwarder.forward(path, body, via=request.headers.get("via", ""))
+        answer = await _while_client_waits(request, held.enter_async_context(forwarding))
+        headers = {"x-model": answer.model or "", "x-dropped-fields": ", ".join(answer.dropped)}
+        headers = {name: value for name, value in headers.items() if value}
+        if body.get("stream"):
+            return _Stream(answer, held.pop_all(), headers)
+        content = await _while_client_waits(request, forwarder.read(answer))
+        return Response(content, media_type="application/json", headers=headers)
+
+
+async def _body(request: Request, schema: type[ChatCompletionRequest | CompletionRequest]) -> dict[str, Any]:
+    body = parse_json(await request.body())
+    try:
+        schema.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise BadRequest(f"{name}: {first['msg']}", param=name) from None
+    return body  # type: ignore[no-any-return]
+
+
+async def _while_client_waits(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client leaves. Raises ClientDisconnect then."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for future in (task, watch):
+            future.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await future
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
