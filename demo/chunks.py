@@ -63,10 +63,7 @@ def sections(markdown: str, file: str) -> list[Section]:
 def read_docs(folder: Path = DOCS) -> list[Section]:
     """Every section of every page, pages in alphabetical order; sections without text are left out."""
     return [
-        section
-        for page in sorted(folder.glob("*.md"))
-        for section in sections(page.read_text(encoding="utf-8"), page.name)
-        if section.text
+        section for page in sorted(folder.glob("*.md")) for section in sections(page.read_text(encoding="utf-8"), page.name) if section.text
     ]
 
 
@@ -77,6 +74,7 @@ def cut(found: Iterable[Section], count: Callable[[str], int], limit: int) -> li
     """
     chunks = []
     for section in found:
+
         def fits(text: str, section: Section = section) -> bool:
             return count(Chunk(section.file, section.heading, text).document) <= limit
 

@@ -18,7 +18,15 @@ ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache"
 STOP_SECONDS = 30
 # Settings of a shell that should not reach into the demo; the demo gives its own.
-FOREIGN = ("API_KEYS_FILE", "REQUIRE_CAPABILITY", "EMBED_REVISION", "RERANK_REVISION", "GENERATION_MODEL", "GENERATION_API_KEY_FILE", "HOST")
+FOREIGN = (
+    "API_KEYS_FILE",
+    "REQUIRE_CAPABILITY",
+    "EMBED_REVISION",
+    "RERANK_REVISION",
+    "GENERATION_MODEL",
+    "GENERATION_API_KEY_FILE",
+    "HOST",
+)
 
 
 class StartError(Exception):
@@ -69,7 +77,7 @@ class Server:
         Raises StartError when the process ends, says that it cannot start, or takes longer than `seconds`.
         """
         end = time.monotonic() + seconds
-        with httpx.Client(timeout=5) as client:
+        with httpx.Client(timeout=5, trust_env=False) as client:
             while time.monotonic() < end:
                 if self.process is None or self.process.poll() is not None:
                     raise StartError(f"{self.name} ended while starting.\n{self.tail()}")
@@ -90,12 +98,13 @@ class Server:
     def tail(self, characters: int = 2000) -> str:
         return f"The end of {self.log}:\n{self.log.read_text(errors='replace')[-characters:]}" if self.log.exists() else ""
 
-    def stop(self) -> None:
-        """SIGTERM, and SIGKILL to the whole session if it is still there after STOP_SECONDS."""
-        process, self.process = self.process, None
-        if process is None or process.poll() is not None:
-            return
+
+def stop_all(servers: list[Server]) -> None:
+    """SIGTERM to each, and SIGKILL to the whole session of one that is still there after STOP_SECONDS."""
+    running = [server.process for server in servers if server.process is not None and server.process.poll() is None]
+    for process in running:
         process.send_signal(signal.SIGTERM)
+    for process in running:
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -127,11 +136,3 @@ def generation(port: int, model: Path, log: Path) -> Server:
     program = str(Path(sys.executable).with_name("transformers"))
     command = [program, "serve", str(model), "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
     return Server("transformers serve", command, environment, port, log)
-
-
-def prepare_smollm2() -> Path:
-    """SmolLM2 as a folder, in a process of its own: torch stays out of this one. Raises StartError."""
-    done = subprocess.run([sys.executable, "-m", "demo.smollm2"], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise StartError(f"SmolLM2 could not be prepared: {done.stderr.strip()[-2000:]}")
-    return Path(done.stdout.strip().splitlines()[-1])

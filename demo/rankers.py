@@ -39,7 +39,7 @@ def once(sections: Iterable[Section]) -> list[Section]:
 
 
 def quality(ranking: Sequence[Section], relevant: frozenset[Section]) -> Quality:
-    """Of one ranking without repeats. MRR and nDCG with binary gains, log2 discount (Järvelin, Kekäläinen 2002), over the first ten places."""
+    """Of one ranking without repeats; nDCG with binary gains and log2 discount (Järvelin, Kekäläinen 2002)."""
     hits = [section in relevant for section in ranking[:10]]
     mrr = next((1 / place for place, hit in enumerate(hits, 1) if hit), 0.0)
     gain = sum(1 / math.log2(place + 1) for place, hit in enumerate(hits, 1) if hit)

@@ -13,7 +13,10 @@ A, B, C, D = (("page.md", letter) for letter in "ABCD")
 
 
 def test_expansion_keeps_usable_lines_only() -> None:
-    text = "Sure!\nlex: passport renewal form\n- VEC: how can a passport be renewed\nhyde: Tomatoes want sun.\nvec: renew a passport\nvec: renew  passport\n"
+    text = (
+        "Sure!\nlex: passport renewal form\n- VEC: how can a passport be renewed\n"
+        "hyde: Tomatoes want sun.\nvec: renew a passport\nvec: renew  passport\n"
+    )
     assert search.parse_expansion("renew a passport", text) == (
         ("lex", "passport renewal form"),
         ("vec", "how can a passport be renewed"),
@@ -58,5 +61,9 @@ def test_a_section_counts_once() -> None:
 
 
 def test_best_is_by_ndcg_then_speed() -> None:
-    rows = [rankers.Row("slow", "x", 0.9, 0.7001, 0.5, 2.0), rankers.Row("fast", "y", 0.1, 0.7004, 0.5, 1.0), rankers.Row("low", "z", 1, 0.6, 1, 0.1)]
+    rows = [
+        rankers.Row("slow", "x", 0.9, 0.7001, 0.5, 2.0),
+        rankers.Row("fast", "y", 0.1, 0.7004, 0.5, 1.0),
+        rankers.Row("low", "z", 1, 0.6, 1, 0.1),
+    ]
     assert rankers.best(rows).name == "fast"
