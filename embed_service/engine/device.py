@@ -91,7 +91,7 @@ def _dtype(settings: Settings, device: DeviceType) -> torch.dtype:
 
 def _attention(settings: Settings, device: DeviceType, dtype: torch.dtype) -> str:
     if device == "cuda" and settings.use_flash_attn and dtype == torch.bfloat16:
-        from transformers.utils import is_flash_attn_2_available
+        from transformers.utils.import_utils import is_flash_attn_2_available
 
         if is_flash_attn_2_available():
             return "flash_attention_2"

@@ -42,8 +42,8 @@ def load_sentence_transformer(spec: ModelSpec, device: Device) -> SentenceTransf
         first = str(error).strip().partition("\n")[0]
         raise ModelError(
             "unsupported",
-            f"EMBED_MODEL={spec.id} has the architecture {spec.architecture or 'of no name'}, which neither this service nor sentence-transformers "
-            f"can compute without running the repository's own code ({first}). Choose another embedding model.",
+            f"EMBED_MODEL={spec.id}: sentence-transformers cannot compute its architecture ({spec.architecture or 'unnamed'}) without "
+            f"running the repository's own code, which is never done here ({first}). Choose another embedding model.",
         ) from error
     size = model.get_embedding_dimension()
     if size != spec.dimensions:

@@ -1,4 +1,4 @@
-"""From specs to models in the device's memory. Weights come from safetensors alone, code from transformers alone, nothing from a network."""
+"""From specs to models in memory. Weights come from safetensors alone, code from transformers alone, nothing from a network."""
 
 from __future__ import annotations
 
@@ -102,24 +102,20 @@ def _load(spec: ModelSpec, device: Device) -> PaddedModel:
 
 def load_config(spec: ModelSpec) -> PreTrainedConfig:
     """transformers' configuration. An old nomic config is read by its old names, which transformers itself would ignore."""
-    config = AutoConfig.from_pretrained(spec.path, trust_remote_code=False, local_files_only=True)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(spec.path, trust_remote_code=False, local_files_only=True)
     if spec.architecture != "nomic_bert" or not hasattr(config, "n_embd"):
-        return config  # type: ignore[no-any-return]
+        return config
     for name, allowed in OLD_NOMIC_FIXED.items():
         if hasattr(config, name) and getattr(config, name) not in allowed:
             raise ModelError(
                 "unsupported",
-                f"{spec.role.upper()}_MODEL={spec.id} has {name}={getattr(config, name)!r}, which transformers' nomic_bert does not compute. "
-                "Choose nomic-ai/nomic-embed-text-v1.5.",
+                f"{spec.role.upper()}_MODEL={spec.id} has {name}={getattr(config, name)!r}, which transformers' nomic_bert does not "
+                "compute. Choose nomic-ai/nomic-embed-text-v1.5.",
             )
-    fields = {new: getattr(config, old) for old, new in OLD_NOMIC_NAMES.items() if getattr(config, old, None) is not None}
-    theta = float(getattr(config, "rotary_emb_base", None) or 1000.0)
-    return type(config)(
-        **fields,
-        vocab_size=config.vocab_size,
-        type_vocab_size=config.type_vocab_size,
-        rope_parameters={"rope_type": "default", "rope_theta": theta},
-    )
+    fields: dict[str, Any] = {new: getattr(config, old) for old, new in OLD_NOMIC_NAMES.items() if getattr(config, old, None) is not None}
+    fields |= {name: getattr(config, name) for name in ("vocab_size", "type_vocab_size")}
+    fields["rope_parameters"] = {"rope_type": "default", "rope_theta": float(getattr(config, "rotary_emb_base", None) or 1000.0)}
+    return type(config)(**fields)
 
 
 def _from_pretrained(auto: Any, spec: ModelSpec, config: PreTrainedConfig, device: Device, **options: object) -> Any:

@@ -21,7 +21,8 @@ from embed_service.engine.sub_batches import Limits, plan
 from embed_service.models.spec import ModelSpec, Pooling, Role
 
 DOES_NOT_FIT = (
-    "A text of {tokens} tokens does not fit in the device's free memory: lower MAX_INPUT_TOKENS, raise EMBED_MEMORY_GB, or choose a smaller model."
+    "A text of {tokens} tokens does not fit in the device's free memory: "
+    "lower MAX_INPUT_TOKENS, raise EMBED_MEMORY_GB, or choose a smaller model."
 )
 
 

@@ -229,12 +229,11 @@ def warm_up(executor: Executor, specs: dict[Role, ModelSpec], device: Device, se
 
 
 def _import_and_choose(settings: Settings) -> Device:
-    import transformers
-
     from embed_service.engine.device import choose_device
 
-    transformers.logging.disable_progress_bar()
     device = choose_device(settings)
-    import embed_service.engine.loader  # noqa: F401  # its imports too belong to this thread
+    import transformers.modeling_utils  # noqa: F401  # most of what loading imports
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     return device

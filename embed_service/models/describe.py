@@ -14,6 +14,8 @@ from embed_service.models.spec import Kind, ModelSpec, Pooling, Role
 from embed_service.settings import Settings
 
 PADDED_MODULES = {"Transformer", "Pooling", "Normalize"}
+CHOOSE_A_RERANKER = "Choose a reranker, for example Qwen/Qwen3-Reranker-0.6B or BAAI/bge-reranker-v2-m3"
+# Old names in a nomic config. Its n_positions stands before transformers' default of 2048: rotary positions have no table.
 OLD_NOMIC = {"n_positions": "max_position_embeddings", "n_embd": "hidden_size"}
 
 
@@ -28,7 +30,7 @@ def describe(role: Role, model_id: str, revision: str, path: str, settings: Sett
     repository = Repository(path, f"{role.upper()}_MODEL={model_id}")
     method = (repository.config.get("quantization_config") or {}).get("quant_method")
     if method:
-        raise ModelError("unsupported", f"{repository.name} is quantised ({method}), which is not supported: choose the unquantised model.")
+        raise repository.unsupported(f"is quantised ({method}), which is not supported. Choose the unquantised model.")
     repository.require_safetensors()
     architecture = ARCHITECTURES.get(str(repository.config.get("model_type")))
     tokenizer = repository.tokenizer()
@@ -50,14 +52,11 @@ def describe(role: Role, model_id: str, revision: str, path: str, settings: Sett
 def _embedding(repository: Repository, architecture: Architecture | None, common: dict[str, Any]) -> ModelSpec:
     name = repository.architecture
     if repository.is_cross_encoder or name.endswith("ForSequenceClassification"):
-        raise ModelError(
-            "unsupported", f"{repository.name} is a reranker or classifier ({name}), not an embedding model. Set it as RERANK_MODEL instead."
-        )
+        raise repository.unsupported(f"is a reranker or classifier ({name}), not an embedding model. Set it as RERANK_MODEL instead.")
     if name.endswith(("ForCausalLM", "ForConditionalGeneration")) and not repository.is_embedding_model:
-        raise ModelError(
-            "unsupported",
-            f"{repository.name} generates text ({name}) and has no modules.json that makes it an embedding model. "
-            "Choose an embedding model, for example Qwen/Qwen3-Embedding-0.6B.",
+        raise repository.unsupported(
+            f"generates text ({name}) and has no modules.json that makes it an embedding model. "
+            "Choose an embedding model, for example Qwen/Qwen3-Embedding-0.6B."
         )
     modes = repository.pooling_modes()
     kinds = architecture.kinds if architecture else frozenset[Kind]()
@@ -85,44 +84,31 @@ def _embedding(repository: Repository, architecture: Architecture | None, common
 def _reranker(repository: Repository, architecture: Architecture | None, common: dict[str, Any], tokenizer: Tokenizer) -> ModelSpec:
     name = repository.architecture
     if repository.is_embedding_model:
-        raise ModelError(
-            "unsupported",
-            f"{repository.name} is an embedding model, not a reranker. Choose a reranker, for example Qwen/Qwen3-Reranker-0.6B or "
-            "BAAI/bge-reranker-v2-m3, or the same value as EMBED_MODEL to rerank by cosine.",
+        raise repository.unsupported(
+            f"is an embedding model, not a reranker. {CHOOSE_A_RERANKER}, or the same value as EMBED_MODEL to rerank by cosine."
         )
     if name.endswith("ForSequenceClassification"):
         kind: Kind = "classifier"
     elif name.endswith("ForCausalLM"):
         kind = "yes_no"
     else:
-        raise ModelError(
-            "unsupported",
-            f"{repository.name} is {name or 'of an unknown kind'}, not a reranker (…ForSequenceClassification or …ForCausalLM). "
-            "Choose a reranker, for example Qwen/Qwen3-Reranker-0.6B or BAAI/bge-reranker-v2-m3.",
-        )
+        raise repository.unsupported(f"is {name or 'unnamed'}, neither …ForSequenceClassification nor …ForCausalLM. {CHOOSE_A_RERANKER}.")
     if architecture is None or kind not in architecture.kinds:
         served = ", ".join(sorted(key for key, row in ARCHITECTURES.items() if kind in row.kinds))
-        raise ModelError(
-            "unsupported",
-            f"{repository.name}: a reranker of the architecture {common['architecture']} ({name}) is not supported. "
-            f"Choose one of the architectures {served}.",
+        raise repository.unsupported(
+            f"is a reranker of the architecture {common['architecture']} ({name}), which is not supported; these are: {served}."
         )
     if kind == "classifier" and repository.labels() != 1:
-        raise ModelError(
-            "unsupported", f"{repository.name} has {repository.labels()} labels; a reranker has one. Choose a reranker such as BAAI/bge-reranker-v2-m3."
-        )
+        raise repository.unsupported(f"has {repository.labels()} labels, and a reranker has one. {CHOOSE_A_RERANKER}.")
     if not architecture.causal:
         return ModelSpec(**common, kind=kind)
     if tokenizer.token_to_id("<|im_start|>") is None:
-        raise ModelError(
-            "unsupported",
-            f"{repository.name} has no <|im_start|> token, so the yes/no template cannot be written for it. Choose a Qwen3 reranker.",
-        )
-    ids = {"yes_id": _single_token(repository, tokenizer, "yes"), "no_id": _single_token(repository, tokenizer, "no")} if kind == "yes_no" else {}
+        raise repository.unsupported(f"has no token <|im_start|>, which the yes/no template is written with. {CHOOSE_A_RERANKER}.")
     return ModelSpec(
         **common,
-        **ids,
         kind=kind,
+        yes_id=_single_token(repository, tokenizer, "yes") if kind == "yes_no" else -1,
+        no_id=_single_token(repository, tokenizer, "no") if kind == "yes_no" else -1,
         template_prefix=JUDGE_PREFIX,
         template_suffix=JUDGE_SUFFIX + (NO_THINKING if architecture.thinks else ""),
         template_instruction=QWEN3_TASK,
@@ -130,7 +116,7 @@ def _reranker(repository: Repository, architecture: Architecture | None, common:
 
 
 def _position_limits(repository: Repository, architecture: Architecture | None) -> list[int]:
-    """The positions that the model has. Rotary positions have no table, so an old nomic config's n_positions goes before the default of 2048."""
+    """The positions that the model has, if config.json says."""
     config = {OLD_NOMIC.get(key, key): value for key, value in repository.config.items()}
     positions = config.get("max_position_embeddings")
     return [int(positions) - (architecture.reserved_positions if architecture else 0)] if isinstance(positions, int) else []
@@ -144,8 +130,8 @@ def _vocabulary(repository: Repository, tokenizer: Tokenizer) -> int:
     if largest >= size:
         raise ModelError(
             "bad_files",
-            f"{repository.name}: tokenizer.json has the id {largest}, but config.json's vocab_size is {size}: the files do not belong together. "
-            "Choose another revision.",
+            f"{repository.name}: tokenizer.json has the id {largest}, but config.json's vocab_size is {size}: the files do not belong "
+            "together. Choose another revision.",
         )
     return size
 
@@ -155,8 +141,8 @@ def _dimensions(repository: Repository, modes: int) -> int:
         return int(size)
     pooling = repository.module_config("Pooling")
     config = {OLD_NOMIC.get(key, key): value for key, value in repository.config.items()}
-    size = pooling.get("embedding_dimension") or pooling.get("word_embedding_dimension") or (config.get("text_config") or config).get("hidden_size", 0)
-    return int(size) * modes
+    size = pooling.get("embedding_dimension") or pooling.get("word_embedding_dimension")
+    return int(size or (config.get("text_config") or config).get("hidden_size", 0)) * modes
 
 
 def _prompts(repository: Repository, architecture: Architecture | None) -> dict[str, str]:
@@ -170,7 +156,5 @@ def _prompts(repository: Repository, architecture: Architecture | None) -> dict[
 def _single_token(repository: Repository, tokenizer: Tokenizer, word: str) -> int:
     ids = tokenizer.encode(word, add_special_tokens=False).ids
     if len(ids) != 1:
-        raise ModelError(
-            "unsupported", f'{repository.name}: its tokeniser splits "{word}" into {len(ids)} tokens, so it cannot judge by one. Choose a Qwen3 reranker.'
-        )
+        raise repository.unsupported(f'splits "{word}" into {len(ids)} tokens, so it cannot judge by one. {CHOOSE_A_RERANKER}.')
     return int(ids[0])

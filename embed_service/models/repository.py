@@ -32,7 +32,7 @@ class Repository:
         self.name = name
         self.config = self.json("config.json")
         if not self.config:
-            raise ModelError("bad_files", f"{name} has no config.json in {self.path}: it is not a transformers model. Choose another model.")
+            raise ModelError("bad_files", f"{name}: {self.path} has no config.json, so it is not a transformers model. Choose another.")
         self.sentence_transformers = self.json("config_sentence_transformers.json")
         modules = self.json("modules.json", list)
         self.modules: list[Json] = sorted(modules, key=lambda m: int(m.get("idx", 0))) if isinstance(modules, list) else []
@@ -45,9 +45,9 @@ class Repository:
         try:
             value = json.loads(file.read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise ModelError("bad_files", f"{self.name}: {relative} cannot be read ({error}). Delete {self.path} and start again.") from None
+            raise self._damaged(relative, str(error)) from None
         if not isinstance(value, kind):
-            raise ModelError("bad_files", f"{self.name}: {relative} does not hold a JSON {kind.__name__}. Delete {self.path} and start again.")
+            raise self._damaged(relative, f"not a JSON {kind.__name__}")
         return value
 
     @property
@@ -114,7 +114,7 @@ class Repository:
         try:
             return Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
-            raise ModelError("bad_files", f"{self.name}: tokenizer.json cannot be read ({error}). Delete {file} and start again.") from None
+            raise self._damaged("tokenizer.json", str(error)) from None
 
     def require_safetensors(self) -> None:
         """Raises ModelError (no_safetensors)."""
@@ -123,5 +123,13 @@ class Repository:
         pickles = [file.name for pattern in ("*.bin", "*.pt", "*.ckpt") for file in self.path.glob(pattern)]
         has = f"only pickled weights ({pickles[0]}), which can run code when they are loaded" if pickles else "no *.safetensors weights"
         raise ModelError(
-            "no_safetensors", f"{self.name} has {has}. Choose a model or a revision with *.safetensors (many hub models have one as refs/pr/…)."
+            "no_safetensors",
+            f"{self.name} has {has}. Choose a model or a revision with *.safetensors (many hub models have one as refs/pr/…).",
         )
+
+    def unsupported(self, what: str) -> ModelError:
+        """To be raised: "EMBED_MODEL=… {what}"."""
+        return ModelError("unsupported", f"{self.name} {what}")
+
+    def _damaged(self, relative: str, reason: str) -> ModelError:
+        return ModelError("bad_files", f"{self.name}: {relative} cannot be read ({reason}). Delete {self.path} and start again.")
