@@ -1,0 +1,143 @@
+"""Keys and capabilities: who is let in, and how a refusal looks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.service import ServiceProcess, poll
+from tests.support.wire import assert_error
+
+PLAIN, HASHED = "sk-plain-key-of-a-laptop", "sk-key-known-by-its-hash"
+DIGEST = hashlib.sha256(HASHED.encode()).hexdigest()
+CAPABILITY = "example.com/cap/qmd"
+REQUEST = {"input": "one note"}
+
+
+@pytest.fixture(scope="module")
+def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("secrets") / "api_keys"
+    path.write_text(f"{PLAIN}\n\nsha256:{DIGEST}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def locked(keys_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    log = tmp_path_factory.mktemp("locked") / "service.log"
+    with ServiceProcess({"API_KEYS_FILE": str(keys_file)}, log) as process:
+        process.wait_healthy()
+        yield process
+
+
+@pytest.fixture
+def visitor(locked: ServiceProcess) -> Iterator[httpx.Client]:
+    with locked.client() as client:
+        yield client
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize("key", [PLAIN, HASHED])
+def test_a_key_lets_in(visitor: httpx.Client, key: str) -> None:
+    assert visitor.post("/v1/embeddings", json=REQUEST, headers=bearer(key)).status_code == 200
+    assert visitor.get("/v1/models", headers={"Authorization": f"bearer {key}"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "Bearer", "Bearer ", "Bearer sk-wrong", f"Bearer {PLAIN}x", f"Bearer {PLAIN[:-1]}", f"Basic {PLAIN}", PLAIN, f"Bearer {DIGEST}",
+     f"Bearer sha256:{DIGEST}", "Bearer \u00e9"],
+)  # fmt: skip
+def test_anything_else_is_401(visitor: httpx.Client, value: str) -> None:
+    answer = visitor.post("/v1/embeddings", json=REQUEST, headers={"authorization": value.encode()} if value else {})
+    error = assert_error(answer, 401)
+    assert "bearer" in answer.headers["www-authenticate"].lower()
+    assert PLAIN not in error["message"]
+
+
+CLOSED = [
+    ("POST", "/v1/embeddings"), ("POST", "/embeddings/"), ("POST", "/rerank"), ("POST", "/v1/v1/rerank"), ("POST", "/v2/rerank"),
+    ("POST", "/reranks"), ("POST", "/v1/score"), ("POST", "/tokenize"), ("POST", "/detokenize"), ("GET", "/v1/models"), ("GET", "/models"),
+    ("GET", "/version"), ("GET", "/metrics"), ("GET", "/metrics/"), ("GET", "/openapi.json"), ("POST", "/v1/completions"),
+    ("POST", "/v1/chat/completions"), ("GET", "/v1/embeddings"), ("GET", "/no-such-path"), ("GET",
+    "/health/../metrics"), ("GET", "//metrics"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), CLOSED)
+def test_every_other_path_is_closed(visitor: httpx.Client, method: str, path: str) -> None:
+    assert_error(visitor.request(method, path, json=REQUEST if method == "POST" else None), 401)
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/", "/livez", "/"])
+def test_health_livez_and_the_page_are_open(visitor: httpx.Client, path: str) -> None:
+    assert visitor.get(path).status_code == 200
+
+
+def test_keys_are_read_again_when_their_file_changes(locked: ServiceProcess, keys_file: Path) -> None:
+    before = keys_file.read_text()
+
+    def status(key: str) -> int:
+        with locked.client() as client:
+            return client.get("/version", headers=bearer(key)).status_code
+
+    try:
+        keys_file.write_text("sk-new\n")
+        poll(lambda: status("sk-new") == 200, 15, "the new key")
+        assert status(PLAIN) == 401
+        assert status(HASHED) == 401
+        fresh = keys_file.with_suffix(".fresh")  # as an editor or a secret's update does it
+        fresh.write_text(before)
+        fresh.replace(keys_file)
+        poll(lambda: status(PLAIN) == 200, 15, "the old key")
+        assert status("sk-new") == 401
+    finally:
+        keys_file.write_text(before)
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """Asks for a capability; believes 127.0.0.1's Tailscale headers as it would a sidecar's."""
+    log = tmp_path_factory.mktemp("gated") / "service.log"
+    with ServiceProcess({"REQUIRE_CAPABILITY": CAPABILITY, "TRUSTED_SIDECARS": "127.0.0.1"}, log) as process:
+        process.wait_healthy()
+        yield process
+
+
+def granted(*names: str) -> dict[str, str]:
+    return {"Tailscale-App-Capabilities": json.dumps({name: [{"use": True}] for name in names}), "Tailscale-User-Login": "ann@example.com"}
+
+
+def test_a_caller_with_the_capability_is_let_in(gated: ServiceProcess) -> None:
+    with gated.client(headers=granted("example.com/cap/other", CAPABILITY)) as client:
+        assert client.post("/v1/embeddings", json=REQUEST).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        granted("example.com/cap/other"),
+        granted(),
+        {"Tailscale-App-Capabilities": "not json"},
+        {"Tailscale-App-Capabilities": f'["{CAPABILITY}"]'},
+    ],
+    ids=["none", "another", "empty", "no JSON", "a list"],
+)
+def test_a_caller_without_it_gets_403_that_names_it(gated: ServiceProcess, headers: dict[str, str]) -> None:
+    with gated.client(headers=headers) as client:
+        assert_error(client.post("/v1/embeddings", json=REQUEST), 403, CAPABILITY)
+        assert client.get("/health").status_code == 200
+        assert client.get("/livez").status_code == 200
+
+
+def test_headers_of_anybody_but_the_sidecar_are_not_believed(gated: ServiceProcess) -> None:
+    with gated.client(headers=granted(CAPABILITY), transport=httpx.HTTPTransport(local_address="127.0.0.2")) as client:
+        assert_error(client.post("/v1/embeddings", json=REQUEST), 403)

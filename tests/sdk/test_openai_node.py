@@ -1,0 +1,66 @@
+"""The official OpenAI package for Node.js. A server that ignores its base64 gives it vectors of a quarter of the length."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.require import require
+from tests.support.service import ServiceProcess
+from tests.support.texts import LONE_HIGH, prose
+from tests.support.wire import close, embed
+
+FOLDER = Path(__file__).resolve().parents[1] / "node"
+TEXTS = ["one note", prose(90, 1), "", "caf\u00e9 \u65e5\u672c\u8a9e", f"cut {LONE_HIGH}"]
+
+pytestmark = pytest.mark.node
+
+
+@pytest.fixture(scope="module")
+def program() -> str:
+    """`node`, with the packages of tests/node installed from its lock."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    require("node", node is not None and npm is not None, "Node.js and npm are not installed")
+    if not (FOLDER / "node_modules" / "openai" / "package.json").exists():
+        command = [str(npm), "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+        done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=240, check=False)
+        require("node", done.returncode == 0, f"npm ci failed: {done.stderr[-500:]}")
+    return str(node)
+
+
+@pytest.fixture(scope="module")
+def seen(program: str, service: ServiceProcess) -> dict[str, Any]:
+    """What the SDK read from the service."""
+    request = json.dumps({"texts": TEXTS, "dimensions": 64})
+    done = subprocess.run(
+        [program, "openai.mjs", service.url], cwd=FOLDER, input=request, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_vectors_are_those_of_raw_http(seen: dict[str, Any], raw: httpx.Client) -> None:
+    expected = embed(raw, [t.replace(LONE_HIGH, "\ufffd") for t in TEXTS])
+    assert seen["indices"] == [0, 1, 2, 3, 4]
+    assert {len(v) for v in seen["vectors"]} == {384}
+    assert close(seen["vectors"], expected)
+    assert close(seen["floats"], expected)
+    assert seen["usage"]["total_tokens"] > 90
+
+
+def test_dimensions(seen: dict[str, Any], raw: httpx.Client) -> None:
+    assert close(seen["cut"], embed(raw, TEXTS[0], dimensions=64)[0])
+
+
+def test_models_and_errors(seen: dict[str, Any]) -> None:
+    assert seen["model"] == "default"
+    assert {"default", "qmd-embed"} <= set(seen["models"])
+    assert seen["error"]["name"] == "BadRequestError"
+    assert seen["error"]["status"] == 400
+    assert seen["error"]["param"] == "dimensions"
