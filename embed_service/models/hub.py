@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ METADATA_TIMEOUT_SECONDS = 15.0
 DISK_MARGIN = 1.05
 SMALL_JSON_BYTES = 1 << 20
 SAMPLES, SAMPLE_BYTES = 16, 4096
+
+_running: list[Download] = []  # both models are downloaded at once, and must fit together
+_running_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def resolve(model_id: str, revision: str | None, settings: Settings, progress: C
     try:
         revisions.write(model_id, wanted.revision, found.pinned)
     except OSError as error:
-        log.warning("revision not recorded", extra={"model": model_id, "path": str(revisions.path), "reason": str(error)})
+        log.warning("%s: its revision could not be recorded in %s: %s", wanted.label, revisions.path, error)
     return ResolvedRepository(model_id, str(path), found.commit)
 
 
@@ -88,18 +92,22 @@ def find(wanted: Wanted) -> ResolvedRepository | Listing:
         local = _local_snapshot(wanted, pinned) if error.code == "offline" else None
         if local is None:
             raise
-        log.warning("model from an unrecorded cache", extra={"model": wanted.id, "revision": local.revision, "reason": error.message})
+        log.warning("%s: served unverified from the cache (%s): %s", wanted.label, local.revision, error.message)
         return local
 
 
 def fetch(wanted: Wanted, listing: Listing, progress: Callable[[int, int], None]) -> Path:
     """The listing's files into the cache; the snapshot folder. Raises ModelError: before the first byte where the disk is too small."""
+    download = Download(wanted.id, listing.commit, listing.files, wanted.cache, wanted.token, progress)
+    with _running_lock:
+        check_disk(download.missing_bytes, wanted.cache, wanted.label, reserved=sum(other.missing_bytes for other in _running))
+        _running.append(download)
     try:
-        download = Download(wanted.id, listing.commit, listing.files, wanted.cache, wanted.token, progress)
-        check_disk(download.missing_bytes, wanted.cache, wanted.label)
         return download.run()
     except Exception as error:
         raise translate(error, wanted) from None
+    finally:
+        _running.remove(download)
 
 
 def resolve_folder(model_id: str, settings: Settings) -> ResolvedRepository:
@@ -149,20 +157,25 @@ def missing_bytes(wanted: Wanted, listing: Listing) -> int:
     return Download(wanted.id, listing.commit, listing.files, wanted.cache, None, lambda done, total: None).missing_bytes
 
 
-def check_disk(missing_bytes: int, cache: Path, label: str) -> None:
-    """Raises ModelError(no_disk) where the cache's disk cannot take the missing bytes and 5 %. `label` says whose they are."""
+def check_disk(missing_bytes: int, cache: Path, label: str, reserved: int = 0) -> None:
+    """Raises ModelError(no_disk) where the cache's disk cannot take the missing bytes and 5 %. `label` says whose they are.
+
+    `reserved` bytes of the free ones belong to downloads that run already.
+    """
     folder = cache.absolute()
     while not folder.exists():
         folder = folder.parent
-    free, needed = shutil.disk_usage(folder).free, int(missing_bytes * DISK_MARGIN)
+    free, needed = max(0, shutil.disk_usage(folder).free - reserved), int(missing_bytes * DISK_MARGIN)
     if needed > free:
         raise hub_errors.no_disk(needed, free, cache, label)
 
 
 def quiet() -> None:
-    """huggingface_hub reads these when it is imported: no telemetry, no bars on the log."""
+    """No telemetry and no bars (huggingface_hub reads these when it is imported), and no signed addresses in the log."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in ("httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _local_snapshot(wanted: Wanted, pinned: Pinned | None) -> ResolvedRepository | None:

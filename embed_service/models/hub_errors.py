@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import os
@@ -50,8 +51,11 @@ def want(model_id: str, revision: str | None, settings: Settings) -> Wanted:
         except (OSError, UnicodeDecodeError):
             token = None  # a compose secret that nobody filled: open models need none, and a gated one says so
         source = f"HF_TOKEN_FILE ({settings.hf_token_file})"
-    if token is None and (token := get_token()):
-        source = "HF_TOKEN" if os.environ.get("HF_TOKEN") else "the saved login of `hf auth login`"
+    if token is None:
+        with contextlib.suppress(OSError):  # a saved login of another user, in a cache that is shared
+            token = get_token()
+        if token is not None:
+            source = "HF_TOKEN" if os.environ.get("HF_TOKEN") else "the saved login of `hf auth login`"
     if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
         raise ModelError("unauthorized", f"{source} does not hold a Hugging Face token: put one line beginning with hf_ there.")
     return Wanted(setting, model_id, revision or "main", token, source, constants.ENDPOINT, Path(constants.HF_HUB_CACHE))
