@@ -31,10 +31,10 @@ def cut_docs(client: httpx.Client) -> tuple[list[Chunk], int]:
 
 
 def model_length(client: httpx.Client) -> int:
-    """Tokens that the served embedding model reads, found out by letting the service cut a long text."""
-    answer = client.post("/v1/embeddings", json={"input": "note " * 20_000})
+    """Tokens that the served embedding model reads."""
+    answer = client.post("/tokenize", json={"input": ""})
     answer.raise_for_status()
-    return int(answer.json()["usage"]["prompt_tokens"])
+    return int(answer.json()["max_model_len"])
 
 
 def build(client: httpx.Client, chunks: list[Chunk], progress: Callable[[int], None] = lambda _: None) -> Index:

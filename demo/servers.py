@@ -61,7 +61,7 @@ class Servers:
                 generating = pool.submit(self._generation, generation_port, report)
                 if winner.rerank_model == "smollm2":
                     generating.result()  # its folder must be there first
-                rerank_model = str(folder) if winner.rerank_model == "smollm2" else processes.minilm()
+                rerank_model = self.rerank_model(winner, folder)
                 service = processes.service(port, rerank_model, LOGS / "service.log", f"http://127.0.0.1:{generation_port}", str(folder))
                 self._run(service)
                 body = service.wait_ready(READY_SECONDS, lambda phase: report(SERVICE, phase))
@@ -71,6 +71,11 @@ class Servers:
                 self.stop()
                 raise
         return service
+
+    @staticmethod
+    def rerank_model(winner: Row, smollm2_folder: Path) -> str:
+        """RERANK_MODEL for the winner of the comparison."""
+        return str(smollm2_folder) if winner.rerank_model == "smollm2" else processes.minilm()
 
     def _run(self, server: processes.Server) -> None:
         with self._lock:
