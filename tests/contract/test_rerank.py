@@ -130,7 +130,6 @@ def test_a_thousand_documents_are_all_answered(client: httpx.Client) -> None:
         ({"query": "q", "documents": ["d"], "max_tokens_per_doc": 0}, ["max_tokens_per_doc"]),
         ({"query": "q", "documents": ["d"], "max_tokens_per_doc": "9"}, ["max_tokens_per_doc"]),
         ({"query": "q", "documents": ["d"], "instruction": 3}, ["instruction"]),
-        ({"query": "q", "documents": ["d"], "model": 3}, ["model"]),
     ],
     ids=str,
 )

@@ -20,11 +20,7 @@ def sdk(service: ServiceProcess) -> Iterator[cohere.ClientV2]:
 
 
 def test_scores_are_those_of_raw_http(sdk: cohere.ClientV2, raw: httpx.Client) -> None:
-    answer = (
-        sdk.v2.rerank(model="rerank-v3.5", query=RED_PLANET, documents=PLANETS)
-        if hasattr(sdk, "v2")
-        else sdk.rerank(model="rerank-v3.5", query=RED_PLANET, documents=PLANETS)
-    )
+    answer = sdk.rerank(model="rerank-v3.5", query=RED_PLANET, documents=PLANETS)
     expected = rerank(raw, RED_PLANET, PLANETS)
     assert [r.index for r in answer.results] == [r["index"] for r in expected]
     assert close([r.relevance_score for r in answer.results], [r["relevance_score"] for r in expected])
