@@ -14,15 +14,13 @@ import httpx
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import ValidationError
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from embed_service.errors import BadRequest
 from embed_service.generation.backend_errors import unreachable
 from embed_service.generation.forwarder import CHAT, COMPLETION, Answer, GenerationForwarder, Route
+from embed_service.routes.body import read_json
+from embed_service.routes.errors import ClientGone
 from embed_service.schemas.generation import ChatCompletionRequest, CompletionRequest
-from embed_service.text.repair import parse_json
 
 router = APIRouter(tags=["generation"])
 T = TypeVar("T")
@@ -76,7 +74,8 @@ async def _chunks(answer: Answer) -> AsyncIterator[bytes]:
 async def _forward(request: Request, path: Route, schema: type[ChatCompletionRequest | CompletionRequest]) -> Response:
     forwarder = forwarder_of(request)
     forwarder.require_configured()
-    body = await _body(request, schema)
+    body = await read_json(request)
+    schema.read(body)
     async with AsyncExitStack() as held:
         forwarding = forwarder.forward(path, body, via=request.headers.get("via", ""))
         answer = await _while_client_waits(request, held.enter_async_context(forwarding))
@@ -88,25 +87,14 @@ async def _forward(request: Request, path: Route, schema: type[ChatCompletionReq
         return Response(content, media_type="application/json", headers=headers)
 
 
-async def _body(request: Request, schema: type[ChatCompletionRequest | CompletionRequest]) -> dict[str, Any]:
-    body = parse_json(await request.body())
-    try:
-        schema.model_validate(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise BadRequest(f"{name}: {first['msg']}", param=name) from None
-    return body  # type: ignore[no-any-return]
-
-
 async def _while_client_waits(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client leaves. Raises ClientDisconnect then."""
+    """The result of `work`, which is cancelled when the client leaves. Raises ClientGone then."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientDisconnect
+            raise ClientGone
         return task.result()
     finally:
         for future in (task, watch):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from embed_service.schemas.fields import Flag, Request
+
+__all__ = ["ChatCompletionRequest", "CompletionRequest"]
 
 
-class _Forwarded(BaseModel):
+class _Forwarded(Request):
     """Every other field is passed on, unless the server at GENERATION_URL refuses it."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 
-    model: str | None = Field(None, description="Advisory: a name that the server does not list is replaced by its own.")
-    stream: bool | None = Field(None, description="Server-sent events, passed on as they come.")
+    model: Any = Field(None, description="Advisory: a name that the server at GENERATION_URL does not list is replaced by its own.")
+    stream: Flag = Field(None, description="Server-sent events, passed on as they come.")
 
 
 class ChatCompletionRequest(_Forwarded):

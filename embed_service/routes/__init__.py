@@ -1,0 +1,1 @@
+"""One file per group of paths, and what all of them share: bodies, errors, keys, the serialiser."""

@@ -1,0 +1,132 @@
+"""What the compute routes share: lane, caller, token limits, one computation per distinct sequence, headers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.datastructures import State
+from starlette.requests import Request
+
+from embed_service.errors import BadRequest
+from embed_service.models.spec import ModelSpec, Role
+from embed_service.routes.peers import caller_of
+from embed_service.routes.record import record_of
+from embed_service.telemetry import metrics
+from embed_service.text.tokens import Int32, Tokenised
+
+if TYPE_CHECKING:
+    from embed_service.scheduler.service import Service
+    from embed_service.settings import Settings
+
+__all__ = ["Computation", "answered_model", "lane_of", "model_header"]
+
+T = TypeVar("T")
+Lane = Literal["interactive", "bulk"]
+
+
+def lane_of(request: Request) -> Lane | None:
+    """The lane that header x-lane asks for. Raises BadRequest."""
+    lane = request.headers.get("x-lane")
+    if lane is None:
+        return None
+    if lane == "interactive":
+        return "interactive"
+    if lane == "bulk":
+        return "bulk"
+    raise BadRequest("x-lane: must be 'interactive' or 'bulk'. Leave the header out to let the server choose.", param="x-lane")
+
+
+def answered_model(asked: object, served: str, aliases: Sequence[str]) -> str:
+    """The name in the answer: the request's own where it is a configured alias, else the served model's."""
+    return asked if isinstance(asked, str) and asked in aliases else served
+
+
+def model_header(model: str) -> dict[str, str]:
+    """A header cannot carry more than Latin-1; a folder's name can."""
+    return {"x-model": model.encode("ascii", "replace").decode()}
+
+
+@dataclass
+class Computation:
+    """One request's way through tokeniser and engine, with the seconds that its headers tell."""
+
+    request: Request
+    lane: Lane | None
+    tokenise_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    tokens: int = 0
+    truncated: int = 0
+
+    @property
+    def state(self) -> State:
+        state: State = self.request.app.state
+        return state
+
+    @property
+    def settings(self) -> Settings:
+        settings: Settings = self.state.settings
+        return settings
+
+    @property
+    def service(self) -> Service:
+        service: Service = self.state.service
+        return service
+
+    async def tokenised(self, role: Role, work: Awaitable[list[T]]) -> list[T]:
+        """Await tokenising and count its time."""
+        start = time.perf_counter()
+        result = await work
+        self.tokenise_seconds += time.perf_counter() - start
+        metrics.tokenise_seconds.labels(role).observe(self.tokenise_seconds)
+        return result
+
+    def count(self, role: Role, sequences: Sequence[Tokenised]) -> None:
+        """Note tokens and cuts."""
+        self.tokens = sum(len(s.ids) for s in sequences)
+        self.truncated = sum(s.cut for s in sequences)
+        metrics.truncated_inputs.labels(role).inc(self.truncated)
+        record = record_of(self.request)
+        record.items, record.tokens, record.truncated = len(sequences), self.tokens, self.truncated
+
+    async def rows(self, role: Role, sequences: Sequence[Tokenised], default_lane: Lane) -> NDArray[np.float32]:
+        """float32 [n, dimensions] or [n, 1]: a row for each sequence; equal sequences are computed once."""
+        lane = self.lane or default_lane
+        record_of(self.request).lane = lane
+        first: dict[tuple[bytes, int | None], int] = {}
+        inverse = [first.setdefault((s.ids.tobytes(), s.second), len(first)) for s in sequences]
+        distinct: list[Int32] = [np.frombuffer(ids, np.int32) for ids, _ in first]
+        caller = await caller_of(self.request.scope, self.state.peers)
+        job = await self.service.compute(role, distinct, [second for _, second in first], lane=lane, caller=caller)
+        assert job.rows is not None
+        self.queue_seconds, self.compute_seconds = job.queue_seconds, job.compute_seconds
+        return job.rows if len(distinct) == len(sequences) else job.rows[inverse]
+
+    def headers(self, model: str) -> dict[str, str]:
+        """Of an answer by the model with this id."""
+        timing = {"queue": self.queue_seconds, "tokenise": self.tokenise_seconds, "compute": self.compute_seconds}
+        fingerprint = self.service.fingerprint()
+        headers = {
+            **model_header(model),
+            "x-truncated-inputs": str(self.truncated),
+            "server-timing": ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in timing.items()),
+        }
+        return {**headers, "x-embedding-fingerprint": fingerprint} if fingerprint else headers
+
+    @staticmethod
+    def refuse_cut(sequences: Sequence[Tokenised], spec: ModelSpec, param: str) -> None:
+        """Raise BadRequest for the first sequence that would be cut."""
+        for index, sequence in enumerate(sequences):
+            if sequence.cut:
+                name = f"{param}[{index}]"
+                raise BadRequest(
+                    f"{name}: this model's maximum context length is {spec.max_tokens} tokens, but the text has {sequence.full}. "
+                    "Shorten it, or let it be cut with truncate: true.",
+                    param=name,
+                    code="context_length_exceeded",
+                )

@@ -1,0 +1,118 @@
+"""Raw scores of queries and documents, whatever kind of reranker is served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed_service.errors import BadRequest
+from embed_service.models.spec import ModelSpec
+from embed_service.routes.compute import Computation
+from embed_service.text.prompts import Prompter
+from embed_service.text.tokens import TextTokenizer, Tokenised
+
+__all__ = ["Ranking", "rank"]
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """`raw` float64 [n]: logits, or cosines where an embedding model reranks; `probabilities` float64 [n] in [0, 1]."""
+
+    spec: ModelSpec
+    raw: Float64
+
+    @property
+    def probabilities(self) -> Float64:
+        if self.spec.kind == "cosine":
+            return np.clip(self.raw, 0.0, 1.0)
+        # Written so that neither branch overflows.
+        smaller = np.exp(-np.abs(self.raw))
+        return np.where(self.raw >= 0, 1 / (1 + smaller), smaller / (1 + smaller))
+
+    def scores(self, raw: bool | None) -> Float64:
+        return self.raw if raw else self.probabilities
+
+
+async def rank(
+    computation: Computation,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    instruction: str | None = None,
+    max_tokens_per_doc: int | None = None,
+    refuse_cut: bool = False,
+    param: str = "documents",
+) -> Ranking:
+    """The score of each (query, document), in order. A query that several documents share is tokenised, and by cosine computed, once."""
+    served = await computation.service.wait_ready("rerank")
+    spec = served.spec
+    groups: dict[str, list[int]] = {}
+    for index, (query, _) in enumerate(pairs):
+        groups.setdefault(query, []).append(index)
+    if spec.kind == "cosine":
+        return Ranking(spec, await _cosines(computation, pairs, groups, instruction, max_tokens_per_doc, refuse_cut, param))
+    tokenising = _judged(computation, served.tokenizer, pairs, groups, instruction, max_tokens_per_doc)
+    sequences = await computation.tokenised("rerank", tokenising)
+    if refuse_cut:
+        computation.refuse_cut(sequences, spec, param)
+    computation.count("rerank", sequences)
+    rows = await computation.rows("rerank", sequences, "interactive")
+    return Ranking(spec, rows[:, 0].astype(np.float64))
+
+
+async def _judged(
+    computation: Computation,
+    tokenizer: TextTokenizer,
+    pairs: Sequence[tuple[str, str]],
+    groups: dict[str, list[int]],
+    instruction: str | None,
+    most: int | None,
+) -> list[Tokenised]:
+    pool = computation.state.pool
+    found: dict[int, Tokenised] = {}
+    for query, indices in groups.items():
+        head = await pool.run(partial(tokenizer.pairs.head, query, instruction))
+        sequences = await pool.map(partial(tokenizer.pairs.documents, head, max_tokens_per_doc=most), [pairs[i][1] for i in indices])
+        found.update(zip(indices, sequences, strict=True))
+    return [found[index] for index in range(len(pairs))]
+
+
+async def _cosines(
+    computation: Computation,
+    pairs: Sequence[tuple[str, str]],
+    groups: dict[str, list[int]],
+    instruction: str | None,
+    most: int | None,
+    refuse_cut: bool,
+    param: str,
+) -> Float64:
+    served = await computation.service.wait_ready("embed")
+    tokenizer = served.tokenizer
+    prompter = Prompter(served.spec, "raw")
+    limit = served.spec.max_tokens
+    pool = computation.state.pool
+    queries = [prompter.query(query, instruction) for query in groups]
+    documents = [prompter.document(document) for _, document in pairs]
+
+    async def tokenise() -> list[Tokenised]:
+        first = await pool.map(partial(tokenizer.texts, max_tokens=limit), queries)
+        second = await pool.map(partial(tokenizer.texts, max_tokens=min(limit, most or limit)), documents)
+        return [*first, *second]
+
+    sequences = await computation.tokenised("rerank", tokenise())
+    if refuse_cut:
+        if any(sequence.cut for sequence in sequences[: len(queries)]):
+            message = f"query: it is longer than this model's maximum context length of {limit} tokens. Shorten it."
+            raise BadRequest(message, param="query", code="context_length_exceeded")
+        computation.refuse_cut(sequences[len(queries) :], served.spec, param)
+    computation.count("rerank", sequences)
+    rows = (await computation.rows("embed", sequences, "interactive")).astype(np.float64)
+    position = {query: index for index, query in enumerate(groups)}
+    of_query = rows[[position[query] for query, _ in pairs]]
+    cosines: Float64 = np.einsum("nd,nd->n", of_query, rows[len(queries) :])
+    return cosines
