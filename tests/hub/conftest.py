@@ -46,10 +46,14 @@ def repository(tmp_path: Path) -> Path:
     return write_repository(tmp_path / "repository")
 
 
-@pytest.fixture
-def fake_disk(tmp_path: Path) -> dict[str, str]:
-    """A FAKE of a full disk for the processes that get this environment: shutil.disk_usage says that one byte is free."""
-    folder = tmp_path / "full-disk"
+def fake_disk(folder: Path, free_bytes: int) -> dict[str, str]:
+    """A FAKE of a small disk for the processes that get this environment: shutil.disk_usage says so many bytes are free."""
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text("import shutil\nshutil.disk_usage = lambda path: shutil._ntuple_diskusage(2, 1, 1)\n")
+    usage = f"shutil._ntuple_diskusage({10**12}, 0, {free_bytes})"
+    (folder / "sitecustomize.py").write_text(f"import shutil\nshutil.disk_usage = lambda path: {usage}\n")
     return {"PYTHONPATH": str(folder)}
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> dict[str, str]:
+    return fake_disk(tmp_path / "full-disk", 1)

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.hub.resolver import resolve
+from tests.hub.conftest import fake_disk, write_repository
+from tests.hub.resolver import ROOT, resolve
 from tests.support.hub import FakeHub
 
 ID = "org/model"
 TOKEN = "hf_secretSecretSecret"
+PAIR = """
+from concurrent.futures import ThreadPoolExecutor
+from embed_service.errors import ModelError
+from embed_service.models import hub
+from embed_service.settings import Settings
+
+def one(model):
+    try:
+        hub.resolve(model, None, Settings(), lambda done, total: None)
+        return "resolved"
+    except ModelError as error:
+        return error.code
+
+hub.quiet()
+with ThreadPoolExecutor() as pool:
+    print(*pool.map(one, ["org/model", "org/second"]), sep="\\n")
+"""
 
 
 @pytest.fixture
@@ -119,9 +140,9 @@ def test_pickled_weights_only(hub: FakeHub, environment: dict[str, str], reposit
     assert resolve(environment | {"EMBED_MODEL": str(repository)}).code == "no_safetensors"
 
 
-def test_no_room_on_the_disk(hub: FakeHub, environment: dict[str, str], repository: Path, fake_disk: dict[str, str]) -> None:
+def test_no_room_on_the_disk(hub: FakeHub, environment: dict[str, str], repository: Path, full_disk: dict[str, str]) -> None:
     hub.add(ID, repository)
-    failed = resolve(environment | fake_disk)
+    failed = resolve(environment | full_disk)
     assert (failed.code, failed.retryable) == ("no_disk", True)
     assert "and 0.00 GB are free" in failed.message and "free some space" in failed.message
     assert hub.file_requests() == [], "nothing is downloaded that cannot be finished"
@@ -133,3 +154,13 @@ def test_a_cache_that_cannot_be_written(hub: FakeHub, environment: dict[str, str
     failed = resolve(environment)
     assert failed.code == "no_disk"
     assert str(tmp_path / "home") in failed.message and "set HF_HOME" in failed.message
+
+
+def test_two_models_must_fit_together(hub: FakeHub, repository: Path, tmp_path: Path) -> None:
+    """The engine resolves both at once. A FAKE disk: 5 MB free, each model needs 3 MB."""
+    hub.add(ID, repository)
+    hub.add("org/second", write_repository(tmp_path / "second", seed=1))
+    hub.bytes_per_second = 4_000_000
+    environment = {**os.environ, **hub.environment(tmp_path / "home"), **fake_disk(tmp_path / "disk", 5_000_000)}
+    done = subprocess.run([sys.executable, "-c", PAIR], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert sorted(done.stdout.splitlines()) == ["no_disk", "resolved"]

@@ -1,7 +1,8 @@
 """A FAKE of the Hugging Face hub: folders served as repositories, on loopback, with faults on demand.
 
 It speaks the part of the hub's API that huggingface_hub 2 uses for models (model info, HEAD and GET of `resolve`, Range), with the
-headers that the client reads. It is no hub: no git, no redirects to a CDN, no Xet.
+headers that the client reads. Large files are redirected to another origin ("the CDN": this server under its other name), which must not
+be sent the token. It is no hub: no git, no Xet.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 API = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+)(?:/revision/(?P<revision>[^/]+))?")
 RESOLVE = re.compile(r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+CDN = "/cdn"  # before the path of RESOLVE
 LFS_BYTES = 1_000_000
 WRITE_BYTES = 16_384
 
@@ -96,7 +98,7 @@ class FakeHub:
     def file_requests(self, suffix: str = "", method: str = "GET") -> list[Logged]:
         """The requests for files whose name ends with `suffix`, oldest first."""
         with self._lock:
-            return [r for r in self.log if r.method == method and "/resolve/" in r.path and r.path.endswith(suffix)]
+            return [r for r in self.log if r.method == method and r.status != 302 and "/resolve/" in r.path and r.path.endswith(suffix)]
 
     def __enter__(self) -> FakeHub:
         self._thread.start()
@@ -133,7 +135,8 @@ class FakeHub:
 
             def do_GET(self) -> None:
                 path = unquote(urlsplit(self.path).path)
-                status, headers, blob = hub._answer(path, self.headers.get("Authorization"))
+                answer = hub._cdn if path.startswith(CDN) else hub._answer
+                status, headers, blob = answer(path, self.headers.get("Authorization"))
                 if blob is not None and self.command == "GET" and hub._take("failures"):
                     status, headers, blob = 503, {}, None
                 if blob is None or status != 200:
@@ -218,7 +221,17 @@ class FakeHub:
             return 403 if token else 401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted"}, None
         if name not in files:
             return 404, {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}, None
-        return 200, {"X-Repo-Commit": commit}, files[name]
+        blob, headers = files[name], {"X-Repo-Commit": commit}
+        if blob.sha256 is None:
+            return 200, headers, blob
+        linked = {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(blob.size)}
+        return 302, {**headers, **linked, "Location": self.url.replace("127.0.0.1", "localhost") + CDN + path}, None
+
+    def _cdn(self, path: str, authorization: str | None) -> tuple[int, dict[str, str], Blob | None]:
+        match = RESOLVE.fullmatch(path.removeprefix(CDN))
+        if match is None or authorization is not None:
+            return 400, {}, None
+        return 200, {}, self.repositories[match["id"]].commits[match["revision"]][match["file"]]
 
 
 def _info(model_id: str, commit: str, repository: Repository, files: dict[str, Blob]) -> dict[str, object]:
