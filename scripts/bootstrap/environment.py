@@ -1,4 +1,4 @@
-"""The environments and what is in them: `.venv` (demo < test) and `.venv-peers` (for `make bench`)."""
+"""The environments and what is in them: `.venv` (service < demo < test) and `.venv-peers` (for `make bench`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ REQUIREMENTS = ROOT / "requirements"
 STAMP = ".bootstrap.json"
 USAGE = """usage: python3 -m scripts.bootstrap LEVEL…
 
-  demo    .venv with what the service and `make demo` need
+  service .venv with what the service needs (for the container image)
+  demo    the same and what `make demo` needs
   test    the same and the test tools
   peers   .venv-peers with the server that `make bench` compares with
 
@@ -37,8 +38,9 @@ class Level:
 
 
 LEVELS = {
-    "demo": Level(".venv", ("demo.txt", "data.txt")),
-    "test": Level(".venv", ("test.txt", "data.txt"), includes=("demo",)),
+    "service": Level(".venv", ("service.txt",), project=False),
+    "demo": Level(".venv", ("demo.txt", "data.txt"), includes=("service",)),
+    "test": Level(".venv", ("test.txt", "data.txt"), includes=("demo", "service")),
     "peers": Level(".venv-peers", ("peers.txt",), project=False),
 }
 
@@ -87,7 +89,7 @@ def torch_backend(stamp: Mapping[str, str]) -> str:
 def fingerprint(level: Level, backend: str) -> str:
     """Hash of everything that decides what is installed."""
     digest = hashlib.sha256(f"{ROOT}\n{backend}\n".encode())
-    for file in (*(REQUIREMENTS / name for name in level.locks), ROOT / "pyproject.toml"):
+    for file in [*(REQUIREMENTS / name for name in level.locks), *([ROOT / "pyproject.toml"] if level.project else [])]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
