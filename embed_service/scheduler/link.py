@@ -45,7 +45,7 @@ class ChildEngine:
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=2,  # a stray print of a library must not reach our stdout
-                env=os.environ,
+                env=dict(os.environ),
             )
         finally:
             theirs.close()
