@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +42,13 @@ class Finding:
 
 def check(settings: Settings) -> list[Finding]:
     """Both models (existence, access, files, architecture), the disk for both, and the device. Never raises ModelError."""
+    device = ThreadPoolExecutor(1).submit(_device)  # torch takes seconds to import
     models = [_model("embed", settings)]
     if not _cosine(settings):
         models.append(_model("rerank", settings))
     elif models[0].ok:
         models.append(Finding("RERANK_MODEL", True, "the same as EMBED_MODEL: reranks by cosine"))
-    return [*models, *_disk(models, settings), _device()]
+    return [*models, *_disk(models, settings), device.result()]
 
 
 def main(settings: Settings) -> int:
@@ -74,9 +76,9 @@ def _model(role: Role, settings: Settings) -> Finding:
             if isinstance(found, ResolvedRepository):
                 spec, where = _describe(role, found, settings), "in the cache"
             else:
-                spec = _describe_remote(role, wanted, found, settings)
                 missing = missing_bytes(wanted, found)
                 check_disk(missing, wanted.cache, wanted.label)
+                spec = _describe_remote(role, wanted, found, settings)
                 where = f"to be downloaded, {missing / 1e9:.2f} GB"
     except ModelError as error:
         return Finding(setting, False, error.message)

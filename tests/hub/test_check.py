@@ -52,19 +52,6 @@ def test_every_finding_is_listed(environment: dict[str, str], minilm: str) -> No
     assert "set DEVICE=auto" in lines[2]
 
 
-def test_a_gated_model_is_seen_from_its_small_files(hub: FakeHub, environment: dict[str, str]) -> None:
-    hub.repositories[ID].gated = True
-    status, lines = check(environment)
-    assert status == 3
-    assert lines[0].startswith(f"FAIL  EMBED_MODEL: EMBED_MODEL={ID} is gated: accept its licence")
-
-
-def test_too_small_a_disk(hub: FakeHub, environment: dict[str, str], full_disk: dict[str, str]) -> None:
-    status, lines = check(environment | full_disk)
-    assert status == 3
-    assert "free some space" in lines[0]
-
-
 def test_each_model_fits_but_not_both(hub: FakeHub, environment: dict[str, str], minilm: str, tmp_path: Path) -> None:
     reranker = tmp_path / "reranker"
     for file in Path(minilm).iterdir():
