@@ -15,7 +15,7 @@ import pytest
 from tests.support.service import ROOT, ServiceProcess
 
 FAULTS = str(ROOT / "tests" / "support" / "faults")
-TEXTS = [f"note {n}: " + "how the sidecar keeps its name over a restart " * (1 + n % 9) for n in range(24)]
+TEXTS = [f"note {n}: " + "how the sidecar keeps its name over a restart " * (1 + n % 5) for n in range(12)]
 QUICK = {"HEALTH_CANARY_SECONDS": "3", "ENGINE_HANG_SECONDS": "5", "LOAD_WAIT_SECONDS": "100"}
 
 

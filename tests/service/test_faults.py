@@ -27,12 +27,12 @@ def test_a_broken_engine_loses_no_request(breakable: Start, fault: str, number: 
     first = _pid(service)
     load = Load(service)
     try:
-        poll(lambda: load.answered >= 10, 60, "the load to run")
+        poll(lambda: load.answered >= 10, 120, "the load to run")
         os.kill(first, number)
         poll(lambda: service.health()[0] == 503, 30, "a red /health", every=0.01)
         body = service.wait_healthy()
         before = load.answered
-        poll(lambda: load.answered >= before + 10, 60, "the load to go on")
+        poll(lambda: load.answered >= before + 10, 120, "the load to go on")
     finally:
         load.stop()
     assert load.wrong == []

@@ -46,7 +46,7 @@ def test_listening_within_a_second_and_answering_while_it_loads(tmp_path: Path) 
 
 def test_sigterm_answers_what_is_in_flight(breakable: Start) -> None:
     service = breakable()
-    texts = TEXTS * 20
+    texts = TEXTS * 40
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(embed, service, texts)
         poll(lambda: metric(service, "embed_queued_tokens") > 0, 30, "work in the queue", every=0.005)
@@ -101,7 +101,7 @@ def test_a_request_that_arrives_during_the_drain_is_not_dropped(breakable: Start
     """It waits, and gets 503 with Retry-After when the process ends."""
     service = breakable()
     with ThreadPoolExecutor(2) as pool:
-        long = pool.submit(embed, service, TEXTS * 20)
+        long = pool.submit(embed, service, TEXTS * 40)
         poll(lambda: metric(service, "embed_queued_tokens") > 0, 30, "work in the queue", every=0.005)
         assert service.process is not None
         os.kill(service.process.pid, signal.SIGTERM)
