@@ -5,10 +5,8 @@ A client with one address for everything then works. Streams pass through as the
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, suppress
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import httpx
 import orjson
@@ -19,11 +17,10 @@ from starlette.types import Receive, Scope, Send
 from embed_service.generation.backend_errors import unreachable
 from embed_service.generation.forwarder import CHAT, COMPLETION, Answer, GenerationForwarder, Route
 from embed_service.routes.body import read_json
-from embed_service.routes.errors import ClientGone
+from embed_service.routes.disconnect import while_connected
 from embed_service.schemas.generation import ChatCompletionRequest, CompletionRequest
 
 router = APIRouter(tags=["generation"])
-T = TypeVar("T")
 
 
 @router.post(CHAT)
@@ -78,31 +75,10 @@ async def _forward(request: Request, path: Route, schema: type[ChatCompletionReq
     schema.read(body)
     async with AsyncExitStack() as held:
         forwarding = forwarder.forward(path, body, via=request.headers.get("via", ""))
-        answer = await _while_client_waits(request, held.enter_async_context(forwarding))
+        answer = await while_connected(request, held.enter_async_context(forwarding))
         headers = {"x-model": answer.model or "", "x-dropped-fields": ", ".join(answer.dropped)}
         headers = {name: value for name, value in headers.items() if value}
         if body.get("stream"):
             return _Stream(answer, held.pop_all(), headers)
-        content = await _while_client_waits(request, forwarder.read(answer))
+        content = await while_connected(request, forwarder.read(answer))
         return Response(content, media_type="application/json", headers=headers)
-
-
-async def _while_client_waits(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client leaves. Raises ClientGone then."""
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        for future in (task, watch):
-            future.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await future
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
