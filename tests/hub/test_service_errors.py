@@ -30,7 +30,7 @@ def wait_for_error(service: ServiceProcess) -> dict[str, Any]:
         status, body = service.health()
         return body if status == 503 and body["status"] == "error" else None
 
-    return poll(failed, 60, "an error in /health")  # type: ignore[no-any-return]
+    return poll(failed, 120, "an error in /health")  # type: ignore[no-any-return]
 
 
 def check(service: ServiceProcess) -> tuple[int, str]:

@@ -54,7 +54,7 @@ def wait_for_download(service: ServiceProcess, more_than: int = 0) -> dict[str, 
         progress = body.get("progress", {})
         return body if body.get("phase") == "downloading" and more_than < progress["done_bytes"] < progress["total_bytes"] else None
 
-    return poll(downloading, 60, "a download in progress")  # type: ignore[no-any-return]
+    return poll(downloading, 120, "a download in progress")  # type: ignore[no-any-return]
 
 
 def test_progress_is_shown_and_requests_wait(hub: FakeHub, environment: dict[str, str], tmp_path: Path, expected: list[float]) -> None:
@@ -117,7 +117,7 @@ def test_a_branch_that_moves_is_not_followed_until_asked(
 
     def fingerprint(extra: dict[str, str]) -> str:
         with ServiceProcess(environment | extra, tmp_path / "log") as service:
-            return str(service.wait_healthy()["fingerprint"])
+            return str(poll(lambda: service.health()[1].get("fingerprint"), 120, "a fingerprint, known before the weights are loaded"))
 
     unasked = fingerprint({})
     assert unasked == fingerprint({"EMBED_REVISION": old})
