@@ -58,6 +58,7 @@ class ServiceProcess:
             "DEVICE": "cpu",
             "DTYPE": "float32",
             "HF_HUB_OFFLINE": "1",
+            "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait starve the other processes of a test run
             "EMBED_MODEL": minilm_path(),
             "RERANK_MODEL": minilm_path(),
             **environment,
