@@ -80,7 +80,7 @@ def run(console: Console, query: str, port: int, keep: bool) -> None:
             with timings.step("embed the query") as words:
                 texts = [query, *expansion.texts]
                 candidates = made.candidates(search.embed_queries(client, texts))
-                words.append(f"{len(texts)} texts; {len(candidates)} candidates by cosine")
+                words.append(f"{len(texts)} text{'s' * (len(texts) > 1)}; the best {len(candidates)} by cosine go to the reranker")
             with timings.step("rerank") as words:
                 ranked = search.rerank(client, query, candidates)
                 words.append(f"{len(candidates)} passages")

@@ -11,7 +11,7 @@ from rich.text import Text
 from demo import rankers
 from demo.search import Expansion, Ranked
 
-SNIPPET = 160  # characters
+SNIPPET = 300  # characters, cut further to the width of the terminal
 
 
 def ranking_table(table: rankers.Table) -> RenderableType:
@@ -36,9 +36,12 @@ def ranking_table(table: rankers.Table) -> RenderableType:
 
 def expansion_lines(expansion: Expansion) -> RenderableType:
     if not expansion.lines:
-        first = " ".join(expansion.raw.split())[:100]
-        return Text(f'  The small model wrote nothing usable ("{first}…"): searching with the plain query.', style="yellow")
-    return Group(*(Text(f"  {kind}: {text}") for kind, text in expansion.lines))
+        first = " ".join(expansion.raw.split())[:60]
+        return Text(f'  The small model wrote nothing usable ("{first}…"): the plain query is searched.', style="yellow")
+    shown = [Text(f"  {kind}: {text}") for kind, text in expansion.lines]
+    if not expansion.texts:
+        shown.append(Text("  Only lines for a keyword search: the plain query alone is embedded.", style="yellow"))
+    return Group(*shown)
 
 
 def results(ranked: Sequence[Ranked], count: int = 5) -> RenderableType:
@@ -47,7 +50,7 @@ def results(ranked: Sequence[Ranked], count: int = 5) -> RenderableType:
         score = (f"{place}. {item.score:.3f}  ", "bold green")
         parts.append(Text.assemble(score, (f"docs/{item.chunk.file}", "cyan"), f" § {item.chunk.heading}"))
         snippet = " ".join(item.chunk.text.split())
-        parts.append(Text(f"   {snippet[:SNIPPET]}{'…' if len(snippet) > SNIPPET else ''}", style="dim"))
+        parts.append(Text(f"   {snippet[:SNIPPET]}", style="dim", no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
 
 

@@ -55,7 +55,9 @@ class Server:
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str], port: int, log: Path) -> None:
         self.name = name
         self.command = command
-        self.environment = {**{k: v for k, v in os.environ.items() if k not in FOREIGN}, **environment}
+        # Two programs of torch share the processor: threads that spin while they wait would starve each other's.
+        inherited = {"OMP_WAIT_POLICY": "PASSIVE", **{k: v for k, v in os.environ.items() if k not in FOREIGN}}
+        self.environment = {**inherited, **environment}
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None

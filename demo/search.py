@@ -21,6 +21,20 @@ lex: a few keywords that the note would contain
 vec: the question said in other words
 hyde: one sentence as it could stand in the note that answers the question"""
 
+# A model of 135 million parameters keeps to the form only when it sees it.
+EXAMPLES = (
+    (
+        "how do I renew a passport",
+        "lex: passport renewal application form\nvec: steps to get a new passport when the old one expires\n"
+        "hyde: A passport is renewed by filling in a form and taking it to the town hall.",
+    ),
+    (
+        "my tomatoes have brown leaves",
+        "lex: tomato leaves brown disease\nvec: why do the leaves of tomatoes turn brown\n"
+        "hyde: Brown leaves on tomatoes come from too much water or a fungus.",
+    ),
+)
+
 _LINE = re.compile(r"^\s*(?:[-*]\s*)?(lex|vec|hyde)\s*:\s*(\S.*)$", re.IGNORECASE)
 _WORD = re.compile(r"\w{3,}")
 LONGEST_LINE = 400  # characters
@@ -65,15 +79,11 @@ def parse_expansion(query: str, text: str) -> tuple[tuple[str, str], ...]:
 
 def expand(client: httpx.Client, query: str) -> Expansion:
     """Query expansion through the service's /v1/chat/completions. No line is usable: `lines` is empty, and the plain query is searched."""
-    answer = client.post(
-        "/v1/chat/completions",
-        json={
-            "model": "default",
-            "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"/no_think {query}"}],
-            "max_tokens": 100,
-            "temperature": 0,
-        },
-    )
+    messages = [{"role": "system", "content": SYSTEM}]
+    for question, lines in EXAMPLES:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": lines}]
+    messages.append({"role": "user", "content": query})
+    answer = client.post("/v1/chat/completions", json={"model": "default", "messages": messages, "max_tokens": 80, "temperature": 0})
     answer.raise_for_status()
     body = answer.json()
     raw = body["choices"][0]["message"]["content"] or ""
