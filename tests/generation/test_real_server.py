@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,17 @@ from tests.support.smollm2 import GenerationServer
 from tests.support.wire import assert_error
 
 QUESTION = "What is the capital of France?"
-TOKENS = 24
+TOKENS = 12
 
 
 @pytest.fixture(scope="module")
-def greedy(smollm2: Path) -> Callable[[Any], str]:
+def greedy(smollm2: Path) -> Iterator[Callable[[Any], str]]:
     """What transformers itself generates, greedily, after a chat (list) or a raw prompt (string)."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the server has
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     model = AutoModelForCausalLM.from_pretrained(smollm2)
 
@@ -33,7 +36,8 @@ def greedy(smollm2: Path) -> Callable[[Any], str]:
         out = model.generate(**ids, max_new_tokens=TOKENS, do_sample=False)
         return str(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
 
-    return generate
+    yield generate
+    torch.set_num_threads(threads)
 
 
 def chat(client: httpx.Client, content: str = QUESTION, path: str = "/v1/chat/completions", **fields: Any) -> httpx.Response:
@@ -59,7 +63,7 @@ def test_a_completion_is_the_models_own(forwarding: httpx.Client, greedy: Callab
     assert answer.json()["choices"][0]["text"] == greedy(prompt)
 
 
-@pytest.mark.parametrize("model", ["default", "generate", "Qwen/Qwen3-8B", "Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen3-4B", ""])
+@pytest.mark.parametrize("model", ["default", "generate", "Qwen/Qwen3-4B", ""])
 def test_any_model_name_is_answered(forwarding: httpx.Client, model: str) -> None:
     assert "Paris" in said(chat(forwarding, model=model))
 
@@ -68,8 +72,7 @@ def test_any_model_name_is_answered(forwarding: httpx.Client, model: str) -> Non
     "fields",
     [
         {"repeat_penalty": 1.1},
-        {"enable_thinking": False},
-        {"top_k": 20, "top_p": 0.8},
+        {"enable_thinking": False, "top_k": 20, "top_p": 0.8},
         {"reasoning_effort": "none"},
         {"chat_template_kwargs": {"enable_thinking": False}},
         {"repeat_penalty": 1.1, "enable_thinking": False, "top_k": 20, "reasoning_effort": "none", "min_p": 0.05, "user": "qmd"},
@@ -92,7 +95,7 @@ def test_a_refusal_is_remembered_and_told(forwarding: httpx.Client, generation: 
 
 
 def test_no_think_and_broken_unicode_in_the_prompt(forwarding: httpx.Client) -> None:
-    content = r'{"messages": [{"role": "user", "content": "/no_think What is the capital of France? \ud83d"}], "max_tokens": 24}'
+    content = r'{"messages": [{"role": "user", "content": "/no_think What is the capital of France? \ud83d"}], "max_tokens": 8}'
     answer = forwarding.post("/v1/chat/completions", content=content, headers={"content-type": "application/json"})
     assert said(answer)
     assert "<think>" not in said(answer)

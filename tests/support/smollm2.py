@@ -13,6 +13,9 @@ import httpx
 
 from tests.support.service import free_port, poll
 
+# One thread: beside the service's own threads more of them wait for each other, and a token then takes seconds.
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
 
 class GenerationServer:
     """`transformers serve FOLDER --device cpu` on loopback. A context manager; ready after `wait_ready()` (about 8 s, 0.8 GB)."""
@@ -29,7 +32,7 @@ class GenerationServer:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--device", "cpu", "--host", "127.0.0.1", "--port", str(self.port)],
-                env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(self.log.parent / "no-hub-cache")},
+                env={**os.environ, **ENVIRONMENT, "HF_HUB_CACHE": str(self.log.parent / "no-hub-cache")},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
