@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from embed_service.errors import BadRequest, ModelError
-from embed_service.text.tokens import CHARACTERS_PER_TOKEN, Int32, TextTokenizer, Tokenised
+from embed_service.text.tokens import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS, Int32, TextTokenizer, Tokenised
 
 __all__ = ["Head", "PairTokenizer"]
 
@@ -72,7 +72,7 @@ class PairTokenizer:
             return Head(ids, cut=full > len(ids))
         room = self._room - self._min_document
         instruction = instruction or self.spec.template_instruction
-        limit = CHARACTERS_PER_TOKEN * self.spec.max_tokens
+        limit = max(CHARACTERS_PER_TOKEN * self.spec.max_tokens, FEWEST_CHARACTERS)
         instruction = instruction[:limit]
         head = self._head(instruction, query[:limit])
         if len(head.ids) <= room and len(query) <= limit:
@@ -105,7 +105,7 @@ class PairTokenizer:
         if self._once:
             bodies = [(head.ids, ids, full) for ids, full in self.tokenizer.bounded_body([f" {d}" for d in documents], room)]
         else:
-            limit, shared = CHARACTERS_PER_TOKEN * room, len(head.ids)
+            limit, shared = max(CHARACTERS_PER_TOKEN * room, FEWEST_CHARACTERS), len(head.ids)
             whole = self.tokenizer.body([f"{head.text} {d[:limit]}" for d in documents])
             bodies = [
                 (ids[:shared], ids[shared:], room + 1 if len(d) > limit else len(ids) - shared)

@@ -30,6 +30,7 @@ Side = Literal["END", "START"]
 
 # No vocabulary has longer tokens that matter, so what lies beyond cannot reach the model; tokenising it would stall a thread.
 CHARACTERS_PER_TOKEN = 250
+FEWEST_CHARACTERS = 65_536  # tokenised whole in any case: it takes milliseconds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +103,7 @@ class TextTokenizer:
 
     def bounded_body(self, texts: Sequence[str], max_tokens: int, side: Side = "END") -> list[tuple[Int32, int]]:
         """(ids, full length) of each text; a text so long that its end cannot matter is cut by characters first."""
-        limit = CHARACTERS_PER_TOKEN * max_tokens
+        limit = max(CHARACTERS_PER_TOKEN * max_tokens, FEWEST_CHARACTERS)
         long = [len(text) > limit for text in texts]
         bodies = self.body([t[:limit] if side == "END" else t[-limit:] for t in texts] if any(long) else texts)
         return [(ids, max(len(ids), max_tokens + 1) if cut else len(ids)) for ids, cut in zip(bodies, long, strict=True)]
