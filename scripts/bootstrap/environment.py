@@ -81,8 +81,8 @@ def stamp_of(folder: Path) -> dict[str, str]:
 
 
 def torch_backend(stamp: Mapping[str, str]) -> str:
-    """TORCH_BACKEND, else the one that the environment was made with; empty for the index's own torch."""
-    backend = os.environ.get("TORCH_BACKEND") or stamp.get("torch_backend", "")
+    """TORCH_BACKEND, else the one that this environment or `.venv` was made with; empty for the index's own torch."""
+    backend = os.environ.get("TORCH_BACKEND") or (stamp or stamp_of(ROOT / ".venv")).get("torch_backend", "")
     return "" if backend == "default" else backend
 
 
