@@ -86,7 +86,9 @@ def main() -> int:
         return 130
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     today = datetime.date.today().isoformat()
-    table = rankers.Table(today, machine(), versions, len(candidates), len(chunks), search.CANDIDATES, tuple(rows), ABSENT)
+    table = rankers.Table(
+        today, machine(), round(os.getloadavg()[1], 1), versions, len(candidates), len(chunks), search.CANDIDATES, tuple(rows), ABSENT
+    )
     table.save()
     console.print(ranking_table(table))
     console.print(f"best: {rankers.best(table.rows).name}; written to {rankers.FILE.relative_to(processes.ROOT)}", highlight=False)

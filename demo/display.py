@@ -27,7 +27,7 @@ def ranking_table(table: rankers.Table) -> RenderableType:
         shown.add_row(row.name, *figures, style="bold green" if row == winner else "")
     versions = ", ".join(f"{name} {version}" for name, version in table.versions.items())
     notes = [
-        f"Measured on {table.measured}: {table.machine}; {table.chunks} chunks; {versions}.",
+        f"Measured on {table.measured}: {table.machine} at a load average of {table.load_average}; {table.chunks} chunks; {versions}.",
         f"Not compared: {table.absent}",
         "Repeat with: python -m demo.compare",
     ]

@@ -65,6 +65,7 @@ class Table:
 
     measured: str  # date
     machine: str
+    load_average: float  # of the machine at the end; above its cores, other programs made the seconds longer
     versions: dict[str, str]
     queries: int
     chunks: int
