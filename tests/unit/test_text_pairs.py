@@ -89,9 +89,9 @@ def test_a_long_document_is_cut_and_the_suffix_stays(judge: PairTokenizer) -> No
 
 def test_a_long_query_is_cut_after_the_document(judge: PairTokenizer) -> None:
     short, long = judge.documents(judge.head("what query " * 500), ["end of it", "the document " * 500])
-    text = judge.tokenizer.detokenize(short.ids.tolist(), skip_special_tokens=False)
-    assert text.endswith(judge.tokenizer.detokenize(judge.tokenizer.tokenize(f"\n<Document>: end of it{judge.spec.template_suffix}",
-                                                                             add_special_tokens=False), skip_special_tokens=False))  # fmt: skip
+    end = judge.tokenizer.tokenize(f"\n<Document>: end of it{judge.spec.template_suffix}", add_special_tokens=False)
+    text, ending = (judge.tokenizer.detokenize(ids, skip_special_tokens=False) for ids in (short.ids.tolist(), end))
+    assert text.endswith(ending)
     assert len(short.ids) <= MOST
     assert len(long.ids) == MOST
     assert short.cut

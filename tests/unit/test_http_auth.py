@@ -1,0 +1,82 @@
+"""Keys, trusted peers and callers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embed_service.routes.auth import ApiKeys
+from embed_service.routes.peers import TrustedPeers, caller_of
+
+
+def scope(peer: str | None, **headers: str) -> dict[str, Any]:
+    raw = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
+    return {"type": "http", "client": (peer, 5000) if peer else None, "headers": raw}
+
+
+def test_plain_and_hashed_keys(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    digest = hashlib.sha256(b"second").hexdigest()
+    file.write_text(f"# team\nfirst\n\n  sha256:{digest}  \nsha256:nonsense\nsch\u00f6n\n", encoding="utf-8")
+    keys = ApiKeys(str(file))
+    assert keys.accepts("first")
+    assert keys.accepts("second")
+    assert keys.accepts("schön".encode().decode("latin-1"))  # as a header's bytes arrive
+    for wrong in ("", "# team", digest, f"sha256:{digest}", "sha256:nonsense", "First", "firs"):
+        assert not keys.accepts(wrong)
+
+
+def test_keys_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    keys = ApiKeys(str(file))
+    assert keys.accepts("old")
+    file.write_text("new\n")
+    os.utime(file, ns=(1, 1))
+    assert keys.accepts("new")
+    assert not keys.accepts("old")
+    file.unlink()
+    assert not keys.accepts("new")
+    file.write_text("again\n")
+    assert keys.accepts("again")
+
+
+def test_a_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# none yet\n")
+    assert not ApiKeys(str(file)).accepts("")
+    assert not ApiKeys(str(file)).accepts("# none yet")
+
+
+@pytest.mark.parametrize(
+    ("sidecars", "peer", "trusted"),
+    [
+        ((), "127.0.0.1", True),
+        ((), "::1", True),
+        ((), "172.18.0.3", True),
+        ((), "::ffff:10.0.0.1", True),
+        ((), None, True),
+        ((), "8.8.8.8", False),
+        ((), "100.100.1.2", False),
+        ((), "fd7a:115c:a1e0::1", False),
+        ((), "testclient", False),
+        (("172.18.0.3",), "172.18.0.3", True),
+        (("172.18.0.3",), "172.18.0.4", False),
+        (("172.18.0.3",), "127.0.0.1", False),
+        (("172.18.0.0/16", "fd00::/8"), "172.18.9.9", True),
+        (("172.18.0.0/16", "fd00::/8"), "fd00::5", True),
+        (("localhost",), "127.0.0.1", True),
+        (("localhost",), "10.0.0.1", False),
+    ],
+)
+def test_whose_headers_are_believed(sidecars: tuple[str, ...], peer: str | None, trusted: bool) -> None:
+    peers = TrustedPeers(sidecars)
+    assert asyncio.run(peers.trusts(scope(peer))) == trusted
+    caller = asyncio.run(caller_of(scope(peer, tailscale_user_login="ada@example.com"), peers))
+    assert caller == ("ada@example.com" if trusted else peer)
+    assert asyncio.run(caller_of(scope(peer), peers)) == (peer or "local")
