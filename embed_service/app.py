@@ -54,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     state.peers = peers
     state.service = Service(settings)
     state.pool = TokenizerPool(settings.tokenizer_threads)
+    state.tokenize_pool = TokenizerPool(1)  # of POST /tokenize, whose texts have no limit: a search never waits behind one
     state.forwarder = None
     state.created = int(time.time())
     state.in_flight = 0
@@ -72,4 +73,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         if state.forwarder is not None:
             await state.forwarder.aclose()
         state.pool.close()
+        state.tokenize_pool.close()
         await state.service.stop()

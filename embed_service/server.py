@@ -51,7 +51,13 @@ def serve(settings: Settings, sock: socket.socket) -> int:
     logs.configure(settings)
     app = create_app(settings)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=2, server_header=False
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=2,
+        server_header=False,
+        proxy_headers=False,  # the peer is who connects: an X-Forwarded-For must not change whose Tailscale-* headers are believed
     )
     host, port = sock.getsockname()[:2]
     log.info("listening", url=f"http://{host}:{port}", embed=settings.embed_model, rerank=settings.rerank_model)

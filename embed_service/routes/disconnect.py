@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from embed_service.errors import Unavailable
 from embed_service.routes.errors import ClientGone
 
 __all__ = ["while_connected"]
@@ -15,15 +16,21 @@ __all__ = ["while_connected"]
 T = TypeVar("T")
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client disconnects first (ClientGone). The body must have been read."""
+async def while_connected(request: Request, work: Coroutine[Any, Any, T], deadline_seconds: float | None = None) -> T:
+    """The result of `work`, which is cancelled when the client disconnects first (ClientGone) or at the deadline (Unavailable).
+
+    The body must have been read.
+    """
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_disconnected(request))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+        await asyncio.wait({task, gone}, timeout=deadline_seconds, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
             raise ClientGone
-        return task.result()
+        message = f"No answer within REQUEST_DEADLINE_SECONDS = {deadline_seconds:g}. Try again, or send fewer texts."
+        raise Unavailable(message, retry_after_seconds=5, code="deadline")
     finally:
         for other in (task, gone):
             other.cancel()

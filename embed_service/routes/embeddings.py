@@ -27,7 +27,7 @@ async def embeddings(request: Request) -> Response:
     """OpenAI embeddings: one unit vector per text, in input order."""
     computation = Computation(request, lane_of(request))
     wanted = await read(request, EmbeddingsRequest)
-    return await while_connected(request, _embed(computation, wanted))
+    return await while_connected(request, _embed(computation, wanted), computation.settings.request_deadline_seconds)
 
 
 async def _embed(computation: Computation, wanted: EmbeddingsRequest) -> Response:
@@ -70,10 +70,14 @@ async def _tokenise(computation: Computation, wanted: EmbeddingsRequest, tokeniz
     if texts := wanted.texts:
         prompted = prompter.apply(texts, **choice)
         return await computation.state.pool.map(partial(tokenizer.texts, max_tokens=most, side=side), prompted)  # type: ignore[no-any-return]
-    prompter.apply([], **choice)
-    given = wanted.token_lists
-    _check_ids(given, spec, single=wanted.one_token_list)
-    return [tokenizer.given(ids, max_tokens=most, side=side) for ids in given]
+    prompter.apply([], **choice)  # a wrong choice is an error for ids too
+
+    def take() -> list[Tokenised]:
+        given = wanted.token_lists
+        _check_ids(given, spec, single=wanted.one_token_list)
+        return [tokenizer.given(ids, max_tokens=most, side=side) for ids in given]
+
+    return await computation.state.pool.run(take)  # type: ignore[no-any-return]
 
 
 def _check_ids(given: list[list[int]], spec: ModelSpec, *, single: bool) -> None:

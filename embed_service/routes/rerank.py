@@ -29,7 +29,7 @@ async def rerank(request: Request) -> Response:
     """Cohere's and Jina's rerank, also at its other names (routes/paths.py). A body with `texts` gets TEI's bare array."""
     computation = Computation(request, lane_of(request))
     wanted = await read(request, RerankRequest)
-    return await while_connected(request, _rerank(computation, wanted))
+    return await while_connected(request, _rerank(computation, wanted), computation.settings.request_deadline_seconds)
 
 
 async def _rerank(computation: Computation, wanted: RerankRequest) -> Response:

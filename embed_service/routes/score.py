@@ -25,7 +25,7 @@ async def score(request: Request) -> Response:
     """One score per pair, in order: one text with each of many, or two lists of one length."""
     computation = Computation(request, lane_of(request))
     wanted = await read(request, ScoreRequest)
-    return await while_connected(request, _score(computation, wanted))
+    return await while_connected(request, _score(computation, wanted), computation.settings.request_deadline_seconds)
 
 
 async def _score(computation: Computation, wanted: ScoreRequest) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 
 from fastapi import APIRouter
@@ -29,8 +28,7 @@ async def tokenize(request: Request) -> Response:
     async def work() -> Response:
         tokenizer = await _tokenizer(request, wanted.model)
         special = wanted.add_special_tokens is not False
-        # Not in the pool: a long text must not keep the searches' texts waiting.
-        ids = await asyncio.to_thread(partial(tokenizer.tokenize, wanted.content, add_special_tokens=special))
+        ids = await request.app.state.tokenize_pool.run(partial(tokenizer.tokenize, wanted.content, add_special_tokens=special))
         record_of(request).tokens = len(ids)
         body = {"tokens": ids, "count": len(ids), "max_model_len": tokenizer.spec.max_tokens}
         return await json_answer(request, body, model_header(tokenizer.spec.id), len(ids))
@@ -51,7 +49,7 @@ async def detokenize(request: Request) -> Response:
                 message = f"tokens[{index}]: {value} is not a token id of {tokenizer.spec.id} (0 to {most - 1})."
                 raise BadRequest(message, param=f"tokens[{index}]", code="invalid_value")
         skip = bool(wanted.skip_special_tokens)
-        text = await asyncio.to_thread(partial(tokenizer.detokenize, wanted.tokens, skip_special_tokens=skip))
+        text = await request.app.state.tokenize_pool.run(partial(tokenizer.detokenize, wanted.tokens, skip_special_tokens=skip))
         return await json_answer(request, {"prompt": text, "text": text}, model_header(tokenizer.spec.id))
 
     return await while_connected(request, work())
