@@ -120,7 +120,7 @@ def test_yes_no_scores_are_the_softmax_over_two_logits(name: str, suffix: str) -
     assert spec.template_prefix == reference.PREFIX and spec.template_suffix == suffix
     result = executor_of(spec).run("rerank", judged_sequences(folder, QUERY, TEXTS, 512, suffix))
     np.testing.assert_allclose(sigmoid(result.rows), expected, atol=TOLERANCE)
-    assert expected.max() - expected.min() > 0.1, "the documents must be told apart"
+    assert expected.max() - expected.min() > 0.05, "the documents must be told apart"
     without_template = reference.judge(causal, QUERY, TEXTS, max_tokens=512, suffix="")
     assert np.abs(without_template - expected).max() > 0.01, "a wrong template must show"
 

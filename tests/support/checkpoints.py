@@ -141,7 +141,7 @@ def qwen3_embedding(folder: Path) -> None:
     _copy("qwen-tokenizer", folder)
     append_endoftext(folder)
     torch.manual_seed(1)
-    _save(Qwen3Model(_decoder_config("Qwen3Config")), folder, torch.bfloat16, architectures=["Qwen3ForCausalLM"])
+    _save(_vary(Qwen3Model(_decoder_config("Qwen3Config"))), folder, torch.bfloat16, architectures=["Qwen3ForCausalLM"])
     _sentence_transformers(folder, "lasttoken", {"query": f"Instruct: {TASK}\nQuery:", "document": ""})
 
 
@@ -152,7 +152,7 @@ def qwen3_reranker(folder: Path) -> None:
 
     _copy("qwen-tokenizer", folder)
     torch.manual_seed(2)
-    _save(Qwen3ForCausalLM(_decoder_config("Qwen3Config")), folder, torch.bfloat16)
+    _save(_vary(Qwen3ForCausalLM(_decoder_config("Qwen3Config"))), folder, torch.bfloat16)
 
 
 def qwen3_reranker_seq_cls(folder: Path) -> None:
@@ -175,7 +175,7 @@ def llama_chat(folder: Path) -> None:
 
     _copy("qwen-tokenizer", folder)
     torch.manual_seed(3)
-    _save(LlamaForCausalLM(_decoder_config("LlamaConfig")), folder, torch.bfloat16)
+    _save(_vary(LlamaForCausalLM(_decoder_config("LlamaConfig"))), folder, torch.bfloat16)
 
 
 def nomic(folder: Path) -> None:
@@ -188,7 +188,7 @@ def nomic(folder: Path) -> None:
     config = NomicBertConfig(
         hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=2 * HIDDEN, initializer_range=0.3
     )
-    _save(NomicBertModel(config), folder, torch.float32)  # transformers writes this architecture's old names
+    _save(_vary(NomicBertModel(config)), folder, torch.float32)  # transformers writes this architecture's old names
     (folder / "config.json").write_text(json.dumps(NOMIC_CONFIG))
     _json(folder / "tokenizer_config.json", **{**json.loads((folder / "tokenizer_config.json").read_text()), "model_max_length": 8192})
     _sentence_transformers(folder, "mean", {}, normalize=False, max_seq_length=8192)
@@ -230,7 +230,7 @@ def bge_base(folder: Path) -> None:
 
     bert_tokenizer(folder)
     torch.manual_seed(5)
-    _save(BertModel(_encoder_config("BertConfig")), folder, torch.float32)
+    _save(_vary(BertModel(_encoder_config("BertConfig"))), folder, torch.float32)
     _sentence_transformers(folder, "cls", {}, max_seq_length=512)
 
 
@@ -242,7 +242,7 @@ def distilbert(folder: Path) -> None:
     bert_tokenizer(folder)
     torch.manual_seed(9)
     config = DistilBertConfig(dim=HIDDEN, n_layers=LAYERS, n_heads=HEADS, hidden_dim=2 * HIDDEN, initializer_range=0.15)
-    _save(DistilBertModel(config), folder, torch.float32)
+    _save(_vary(DistilBertModel(config)), folder, torch.float32)
     _sentence_transformers(folder, "mean", {}, max_seq_length=512)
 
 
@@ -253,7 +253,7 @@ def bert_cross_encoder(folder: Path) -> None:
 
     bert_tokenizer(folder)
     torch.manual_seed(6)
-    _save(BertForSequenceClassification(_encoder_config("BertConfig", num_labels=1)), folder, torch.float32)
+    _save(_vary(BertForSequenceClassification(_encoder_config("BertConfig", num_labels=1))), folder, torch.float32)
 
 
 def bge_reranker_base(folder: Path) -> None:
@@ -286,7 +286,7 @@ def _bge_reranker(folder: Path, seed: int, positions: int) -> None:
         eos_token_id=2,
         layer_norm_eps=1e-5,
     )
-    _save(XLMRobertaForSequenceClassification(config), folder, torch.float32)
+    _save(_vary(XLMRobertaForSequenceClassification(config)), folder, torch.float32)
 
 
 MAKERS: dict[str, Callable[[Path], None]] = {
@@ -346,6 +346,16 @@ def _encoder_config(kind: str, **more: Any) -> Any:
         **more,
     }
     return getattr(transformers, kind)(**fields)
+
+
+def _vary(model: Any) -> Any:
+    """Norms and biases too, which are ones and zeros at first: a lost one would not show."""
+    import torch
+
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    return model
 
 
 def _save(model: Any, folder: Path, dtype: Any, **config: Any) -> None:

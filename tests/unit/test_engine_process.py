@@ -1,0 +1,154 @@
+"""The engine process as the HTTP process sees it: messages on a socket, an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embed_service.engine.protocol import BlockingConnection, Header
+from embed_service.engine.sequences import Sequences
+from embed_service.models.spec import ModelSpec
+from tests.support.service import ROOT, minilm_path, poll
+
+SECONDS = 240
+
+
+class Child:
+    """`python -m embed_service.engine` on MiniLM, on a CPU in float32."""
+
+    def __init__(self, **environment: str) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(SECONDS)
+        keep = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+        model = {"EMBED_MODEL": minilm_path(), "RERANK_MODEL": minilm_path()}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "embed_service.engine", "--fd", str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            cwd=ROOT,
+            env={**keep, "DEVICE": "cpu", "DTYPE": "float32", "HF_HUB_OFFLINE": "1", **model, **environment},
+        )
+        theirs.close()
+        self.connection = BlockingConnection(self.socket)
+
+    def until(self, *kinds: str) -> list[tuple[Header, bytes]]:
+        """Messages up to the first of these kinds, which is the last of the list."""
+        seen = []
+        while True:
+            message = self.connection.receive()
+            assert message is not None, f"the engine ended; before that: {[header for header, _ in seen]}"
+            seen.append(message)
+            if message[0]["type"] in kinds:
+                return seen
+
+    def run(self, number: int, lengths: list[int]) -> None:
+        ids = [np.arange(1000, 1000 + length, dtype=np.int32) for length in lengths]
+        self.connection.send({"type": "run", "id": number, "role": "embed", "count": len(ids)}, Sequences.of(ids).to_bytes())
+
+
+@contextlib.contextmanager
+def engine(**environment: str) -> Iterator[Child]:
+    child = Child(**environment)
+    try:
+        yield child
+    finally:
+        child.socket.close()
+        child.process.kill()
+        child.process.wait()
+
+
+def test_a_life() -> None:
+    with engine() as child:
+        before = [header for header, _ in child.until("ready")]
+        kinds = [header["type"] for header in before]
+        assert "heartbeat" in kinds[:2], "the first sign of life comes before anything slow"
+        phases = [header["phase"] for header in before if header["type"] == "phase"]
+        assert phases == ["resolving", "loading", "warming"]
+        assert kinds.index("described") < [h.get("phase") for h in before].index("loading")
+        models = {role: ModelSpec.from_wire(fields) for role, fields in before[kinds.index("described")]["models"].items()}
+        assert (models["embed"].kind, models["rerank"].kind) == ("embedding", "cosine")
+        assert models["embed"].revision == models["rerank"].revision and models["embed"].revision.startswith("local-")
+        ready = before[-1]
+        assert {key: ready[key] for key in ("device", "dtype", "executor", "attention")} == {
+            "device": "cpu",
+            "dtype": "float32",
+            "executor": "padded",
+            "attention": "sdpa",
+        }
+
+        child.process.send_signal(signal.SIGINT)  # Ctrl-C is the HTTP process's business
+        for number, lengths in ((7, [5]), (8, [3, 200, 5])):
+            child.run(number, lengths)
+        child.connection.send({"type": "stop"})  # what was asked before is still answered
+        (first, body), (second, bodies) = (child.until("result")[-1] for _ in range(2))
+        assert (first["id"], first["rows"], first["columns"]) == (7, 1, 384)
+        assert (second["id"], second["computed_tokens"], second["failed"], second["oom_splits"]) == (8, 208, {}, 0)
+        assert second["padded_tokens"] >= 208 and second["compute_seconds"] > 0
+        one, three = (np.frombuffer(raw, "<f4").reshape(-1, 384) for raw in (body, bodies))
+        np.testing.assert_allclose(np.linalg.norm(three, axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(three[2], one[0], atol=1e-5)
+        assert np.abs(three[0] - one[0]).max() > 0.01
+        assert child.process.wait(SECONDS) == 0
+
+
+def test_an_error_while_computing_ends_the_process() -> None:
+    with engine() as child:
+        child.until("ready")
+        out_of_vocabulary = Sequences.of([np.array([30_522], np.int32)])
+        child.connection.send({"type": "run", "id": 1, "role": "embed", "count": 1}, out_of_vocabulary.to_bytes())
+        assert child.process.wait(SECONDS) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "code", "words"),
+    [
+        ({"DEVICE": "mps"}, "no_mps", "DEVICE=auto"),
+        ({"EMBED_MODEL": "/no/such/folder"}, "not_found", "EMBED_MODEL=/no/such/folder"),
+        ({"EMBED_MODEL": "no/such-model", "HF_HOME": "/nowhere"}, "offline", "EMBED_MODEL=no/such-model"),
+        ({"MAX_INPUT_TOKENS": "many"}, "bad_files", "MAX_INPUT_TOKENS"),
+    ],
+)
+def test_failures_are_told_with_their_fix(environment: dict[str, str], code: str, words: str) -> None:
+    with engine(**environment) as child:
+        failed = child.until("failed")[-1][0]
+        assert failed["code"] == code and words in failed["message"] and isinstance(failed["retryable"], bool)
+        assert child.process.wait(SECONDS) == 3
+
+
+def test_it_ends_when_the_socket_does() -> None:
+    with engine() as child:
+        child.until("heartbeat")
+        child.socket.shutdown(socket.SHUT_RDWR)
+        assert child.process.wait(SECONDS) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_it_dies_with_its_parent(tmp_path: Path) -> None:
+    """Even a stopped engine, which cannot see the end of its socket."""
+    program = (
+        "import subprocess, sys, socket; ours, theirs = socket.socketpair(); "
+        "p = subprocess.Popen([sys.executable, '-m', 'embed_service.engine', '--fd', str(theirs.fileno())], pass_fds=(theirs.fileno(),)); "
+        "ours.recv(1); print(p.pid, flush=True); p.wait()"
+    )
+    environment = {**os.environ, "DEVICE": "cpu", "EMBED_MODEL": minilm_path(), "RERANK_MODEL": minilm_path()}
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        os.kill(pid, signal.SIGSTOP)
+        parent.kill()
+
+    def gone() -> bool:
+        try:
+            return " Z " in Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return True
+
+    poll(gone, SECONDS, "the end of the engine")
