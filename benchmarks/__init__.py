@@ -1,0 +1,1 @@
+"""How fast the service is, beside its peers on the same work. `make bench`; see README.md here."""

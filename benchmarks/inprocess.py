@@ -1,0 +1,60 @@
+"""The worker behind `servers.SentenceTransformers`: JSON lines in, JSON lines out, times taken around the library's own calls.
+
+{"call": "encode", "texts": […], "batch": 32}          → {"seconds": …, "rows": [[…]] of the first eight}
+{"call": "rerank", "query": "…", "documents": […]}     → {"seconds": …, "scores": […]}
+{"call": "machine"}                                    → {"gflops": {"float32": …, "bfloat16": …}}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+SHAPE = (2048, 1024, 3072)  # of the matrix product that tells how fast the processor is
+
+
+def main(embed: str, rerank: str, dtype: str) -> None:
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # whatever the libraries print is no answer
+    import torch
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    options = {"dtype": getattr(torch, dtype)}
+    encoder = SentenceTransformer(embed, device="cpu", model_kwargs=options)
+    ranker = CrossEncoder(rerank, device="cpu", model_kwargs=options)
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        started = time.perf_counter()
+        if request["call"] == "encode":
+            rows = encoder.encode(request["texts"], batch_size=request["batch"], show_progress_bar=False)
+            return {"seconds": time.perf_counter() - started, "rows": rows[:8].tolist()}
+        if request["call"] == "rerank":
+            scores = ranker.predict([(request["query"], document) for document in request["documents"]], show_progress_bar=False)
+            return {"seconds": time.perf_counter() - started, "scores": scores.tolist()}
+        return {"gflops": {name: _gflops(getattr(torch, name)) for name in ("float32", "bfloat16")}, "threads": torch.get_num_threads()}
+
+    out.write(b'{"ready": true}\n')
+    for line in sys.stdin:
+        out.write(json.dumps(answer(json.loads(line))).encode() + b"\n")
+
+
+def _gflops(dtype: Any) -> float:
+    """Billions of floating-point operations per second in a linear layer, the best of five."""
+    import torch
+
+    rows, inner, columns = SHAPE
+    with torch.inference_mode():
+        x, w = torch.randn(rows, inner, dtype=dtype), torch.randn(columns, inner, dtype=dtype)
+        best = float("inf")
+        for _ in range(5):
+            started = time.perf_counter()
+            torch.nn.functional.linear(x, w)
+            best = min(best, time.perf_counter() - started)
+    return 2 * rows * inner * columns / best / 1e9
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
