@@ -9,6 +9,10 @@ import pytest
 from tests.support.service import ServiceProcess, minilm_path
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--weights-dir", help="folder with real models for the tests marked `weights`: DIR/Qwen/Qwen3-Embedding-0.6B, …")
+
+
 @pytest.fixture(scope="session")
 def minilm() -> str:
     """Folder of all-MiniLM-L6-v2."""

@@ -107,3 +107,9 @@ def nomic_config(folder: Path) -> Any:
         intermediate_size=old["n_inner"],
         max_position_embeddings=old["n_positions"],
     )
+
+
+def own_prompts(folder: Path) -> dict[str, str]:
+    """The prompts that the repository itself names."""
+    file = folder / "config_sentence_transformers.json"
+    return json.loads(file.read_text()).get("prompts") or {} if file.is_file() else {}

@@ -86,6 +86,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "EMBED_MODEL": str(embedder.folder),
         "RERANK_MODEL": str(checkpoint(reranker.name)),
         "MAX_INPUT_TOKENS": str(MAX_INPUT_TOKENS),
+        "CPU_THREADS": "1",
         "MAX_BATCH_SIZE": "7",  # the requests below are cut into several micro-batches
     }
     with ServiceProcess(environment, tmp_path_factory.mktemp("models") / "service.log") as process:
@@ -139,20 +140,16 @@ def test_rerank(served: Served) -> None:
     assert expected.max() - expected.min() > 0.05, "the documents must be told apart"
 
 
+@pytest.mark.parametrize("served", ["qwen3", "distilbert+qwen3-seq-cls"], indirect=True)
 def test_rerank_with_an_instruction(served: Served) -> None:
-    if not served.reranker.name.startswith("qwen3"):
-        answer = served.client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, "instruction": "Find jokes"})
-        assert answer.status_code == 400 and answer.json()["error"]["param"] == "instruction"
-        return
     expected = served.reranker.reference(QUERY, TEXTS, instruction="Find jokes")
     np.testing.assert_allclose(scores(served, TEXTS, instruction="Find jokes"), expected, atol=TOLERANCE)
     assert np.abs(expected - served.reranker.reference(QUERY, TEXTS)).max() > 0.001
 
 
+@pytest.mark.parametrize("served", ["qwen3"], indirect=True)
 def test_qwen3_token_ids(served: Served) -> None:
     """The ids that Qwen3's model cards name, in what is computed."""
-    if served.embedder is not QWEN3:
-        pytest.skip("of Qwen3 alone")
     tokenizer = reference.tokenizer_of(QWEN3.folder)
     ids = tokenizer(TEXTS[0])["input_ids"]
     assert ids[-1] == 151643 and tokenizer.eos_token_id == 151645

@@ -42,7 +42,9 @@ def test_a_cpu_computes_in_the_dtype_asked_for_with_the_threads_asked_for(dtype:
     assert torch.get_num_threads() == 1
 
 
-@pytest.mark.parametrize(("float32", "bfloat16", "expected"), [(1.0, 0.5, torch.bfloat16), (1.0, 0.9, torch.float32), (1.0, 4.0, torch.float32)])
+@pytest.mark.parametrize(
+    ("float32", "bfloat16", "expected"), [(1.0, 0.5, torch.bfloat16), (1.0, 0.9, torch.float32), (1.0, 4.0, torch.float32)]
+)
 def test_auto_dtype_on_a_cpu_follows_the_measurement(
     monkeypatch: pytest.MonkeyPatch, float32: float, bfloat16: float, expected: torch.dtype
 ) -> None:
