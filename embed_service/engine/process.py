@@ -111,11 +111,12 @@ class EngineProcess:
         progress = _Progress(self._connection)
         hub.quiet()
         pool = ThreadPoolExecutor(2, thread_name_prefix="resolve")
-        futures = {
-            role: pool.submit(hub.resolve, model, revision, settings, progress.of(role)) for role, (model, revision) in wanted.items()
-        }
-        _gather(*futures.values())
-        found = {role: future.result() for role, future in futures.items()}
+        # Both are located before either is downloaded: a wrong id must not come to light after gigabytes of the other model.
+        locating = {role: pool.submit(hub.locate, model, revision, settings) for role, (model, revision) in wanted.items()}
+        _gather(*locating.values())
+        downloading = {role: pool.submit(hub.download, future.result(), progress.of(role)) for role, future in locating.items()}
+        _gather(*downloading.values())
+        found = {role: future.result() for role, future in downloading.items()}
         if cosine:
             found["rerank"] = found["embed"]
         specs = {

@@ -59,26 +59,43 @@ def is_folder(model_id: str) -> bool:
     return model_id in (".", "..") or model_id.startswith(("/", "./", "../", "~")) or Path(model_id).is_dir()
 
 
-def resolve(model_id: str, revision: str | None, settings: Settings, progress: Callable[[int, int], None]) -> ResolvedRepository:
+@dataclass(frozen=True)
+class Located:
+    """A model that is to be had: on the disk already, or as the hub lists it."""
+
+    wanted: Wanted | None
+    found: ResolvedRepository | Listing
+
+
+def locate(model_id: str, revision: str | None, settings: Settings) -> Located:
+    """Whether the model is to be had, before any of its weights is downloaded.
+
+    A revision that was downloaded before needs no network, and stays at the commit it then had. Raises ModelError.
+    """
+    if is_folder(model_id):
+        return Located(None, resolve_folder(model_id, settings))
+    quiet()
+    wanted = want(model_id, revision, settings)
+    return Located(wanted, find(wanted))
+
+
+def download(located: Located, progress: Callable[[int, int], None]) -> ResolvedRepository:
     """The model's files on the disk, downloaded where they are missing.
 
     `progress(done, total)` is called with bytes while a download moves, from several threads but never two at once; while one stalls it is
-    not called. A revision that was downloaded before needs no network, and stays at the commit it then had. Raises ModelError.
+    not called. Raises ModelError.
     """
-    if is_folder(model_id):
-        return resolve_folder(model_id, settings)
-    quiet()
-    wanted = want(model_id, revision, settings)
-    found = find(wanted)
-    if isinstance(found, ResolvedRepository):
+    wanted, found = located.wanted, located.found
+    if wanted is None or isinstance(found, ResolvedRepository):
+        assert isinstance(found, ResolvedRepository)
         return found
     path = fetch(wanted, found, progress)
     revisions = Revisions(wanted.cache)
     try:
-        revisions.write(model_id, wanted.revision, found.pinned)
+        revisions.write(wanted.id, wanted.revision, found.pinned)
     except OSError as error:
         log.warning("%s: its revision could not be recorded in %s: %s", wanted.label, revisions.path, error)
-    return ResolvedRepository(model_id, str(path), found.commit)
+    return ResolvedRepository(wanted.id, str(path), found.commit)
 
 
 def find(wanted: Wanted) -> ResolvedRepository | Listing:

@@ -203,6 +203,8 @@ class Supervisor:
         if header["phase"] != state.phase or done != state.done_bytes:
             state.progressed = time.monotonic()
         state.phase, state.done_bytes, state.total_bytes = header["phase"], done, header.get("total_bytes", 0)
+        if state.phase == "downloading":
+            state.error = None  # both models were located, so what ended an earlier start is mended
 
     def _on_ready(self, header: Header) -> None:
         assert self._engine is not None

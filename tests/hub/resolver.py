@@ -1,4 +1,4 @@
-"""`resolve()` in a process of its own, as the engine calls it: huggingface_hub reads its settings once per process."""
+"""`locate()` and `download()` in a process of its own, as the engine calls it: huggingface_hub reads its settings once per process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import json, sys
 from embed_service.errors import ModelError
-from embed_service.models.hub import resolve
+from embed_service.models.hub import download, locate
 from embed_service.settings import load_settings
 
 def say(**fields):
@@ -23,7 +23,8 @@ def say(**fields):
 
 settings = load_settings()
 try:
-    found = resolve(settings.embed_model, settings.embed_revision, settings, lambda done, total: say(progress=[done, total]))
+    located = locate(settings.embed_model, settings.embed_revision, settings)
+    found = download(located, lambda done, total: say(progress=[done, total]))
     say(path=found.path, revision=found.revision)
 except ModelError as error:
     say(code=error.code, message=error.message, retryable=error.retryable)
@@ -46,7 +47,7 @@ class Outcome:
 
 
 class Resolver:
-    """A running `resolve()` of EMBED_MODEL in the environment given (nothing else of ours or of the hub's is inherited)."""
+    """A running resolution of EMBED_MODEL in the environment given (nothing else of ours or of the hub's is inherited)."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         keep = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}

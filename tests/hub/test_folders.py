@@ -10,14 +10,14 @@ import pytest
 
 from embed_service.errors import ModelError
 from embed_service.models.files import choose
-from embed_service.models.hub import ResolvedRepository, resolve
+from embed_service.models.hub import ResolvedRepository, download, locate
 from embed_service.settings import Settings
 from tests.hub.conftest import write_repository
 
 
 def resolve_folder(path: str | Path) -> ResolvedRepository:
     calls: list[object] = []
-    found = resolve(str(path), None, Settings(embed_model=str(path)), lambda *bytes_: calls.append(bytes_))
+    found = download(locate(str(path), None, Settings(embed_model=str(path))), lambda *bytes_: calls.append(bytes_))
     assert calls == []
     return found
 

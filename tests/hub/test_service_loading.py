@@ -103,9 +103,7 @@ def test_the_cache_alone_is_enough(hub: FakeHub, environment: dict[str, str], tm
         assert is_right(embed(service), expected)
 
 
-def test_a_branch_that_moves_is_not_followed_until_asked(
-    hub: FakeHub, environment: dict[str, str], tmp_path: Path, minilm: str
-) -> None:
+def test_a_branch_that_moves_is_not_followed_until_asked(hub: FakeHub, environment: dict[str, str], tmp_path: Path, minilm: str) -> None:
     old = resolve(environment).revision
     changed = tmp_path / "changed"
     for file in Path(minilm).rglob("*"):
