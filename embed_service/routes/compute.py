@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
@@ -34,6 +34,7 @@ def lane_of(request: Request) -> Lane | None:
     lane = request.headers.get("x-lane")
     if lane is None:
         return None
+    lane = lane.lower()
     if lane == "interactive":
         return "interactive"
     if lane == "bulk":
@@ -62,6 +63,7 @@ class Computation:
     compute_seconds: float = 0.0
     tokens: int = 0
     truncated: int = 0
+    dropped: list[str] = field(default_factory=list)  # fields that the served model has no use for
 
     @property
     def state(self) -> State:
@@ -116,7 +118,11 @@ class Computation:
             "x-truncated-inputs": str(self.truncated),
             "server-timing": ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in timing.items()),
         }
-        return {**headers, "x-embedding-fingerprint": fingerprint} if fingerprint else headers
+        if fingerprint:
+            headers["x-embedding-fingerprint"] = fingerprint
+        if self.dropped:
+            headers["x-dropped-fields"] = ", ".join(self.dropped)
+        return headers
 
     @staticmethod
     def refuse_cut(sequences: Sequence[Tokenised], spec: ModelSpec, param: str) -> None:

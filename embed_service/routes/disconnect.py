@@ -15,6 +15,10 @@ __all__ = ["while_connected"]
 
 T = TypeVar("T")
 
+# The scheduler has the same deadline from the moment of queueing and knows more to say; with it, waiting for models and tokenising must
+# still be over before clients give up.
+GRACE_SECONDS = 5.0
+
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T], deadline_seconds: float | None = None) -> T:
     """The result of `work`, which is cancelled when the client disconnects first (ClientGone) or at the deadline (Unavailable).
@@ -24,7 +28,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T], deadli
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_disconnected(request))
     try:
-        await asyncio.wait({task, gone}, timeout=deadline_seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, gone}, timeout=deadline_seconds and deadline_seconds + GRACE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         if gone.done():

@@ -36,6 +36,8 @@ async def _embed(computation: Computation, wanted: EmbeddingsRequest) -> Respons
     if wanted.dimensions is not None and wanted.dimensions > spec.dimensions:
         message = f"dimensions: {spec.id} gives {spec.dimensions}; ask for 1 to {spec.dimensions}."
         raise BadRequest(message, param="dimensions", code="invalid_value")
+    if wanted.instruction and not spec.instruct:
+        computation.dropped.append("instruction")
     sequences = await computation.tokenised("embed", _tokenise(computation, wanted, served.tokenizer))
     if wanted.truncate == "NONE":
         computation.refuse_cut(sequences, spec, "input")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from embed_service.models.spec import ModelSpec
+from embed_service.schemas.score import FIRST, SECOND
 
 __all__ = ["narrow"]
-
-NOTHING = {"anyOf": [{"type": "string", "maxLength": 0}, {"type": "null"}]}
 
 
 def narrow(schemas: dict[str, Any], embed: ModelSpec | None, rerank: ModelSpec | None) -> None:
@@ -16,7 +15,7 @@ def narrow(schemas: dict[str, Any], embed: ModelSpec | None, rerank: ModelSpec |
     schemas["RerankRequest"]["anyOf"] = [_given("documents", "array"), _given("texts", "array")]
     schemas["TokenizeRequest"]["anyOf"] = [_given(name, "string") for name in ("input", "text", "prompt")]
     schemas["ScoreRequest"]["allOf"] = [
-        {"anyOf": [_given(name, "string", "array") for name in names]} for names in (("text_1", "queries"), ("text_2", "documents"))
+        {"anyOf": [_given(name, "string", "array") for name in names]} for names in (FIRST, SECOND)
     ]
     if embed:
         fields = schemas["EmbeddingsRequest"]["properties"]
@@ -24,14 +23,8 @@ def narrow(schemas: dict[str, Any], embed: ModelSpec | None, rerank: ModelSpec |
         _vocabulary(fields["input"], embed.vocabulary)
         names = {"type": "string", "enum": list(embed.prompts)}
         fields["prompt_name"]["anyOf"] = [names, {"type": "null"}] if embed.prompts else [{"type": "null"}]
-        if not embed.instruct:
-            fields["instruction"]["anyOf"] = NOTHING["anyOf"]
     if embed and rerank:
         _vocabulary(schemas["DetokenizeRequest"]["properties"]["tokens"], min(embed.vocabulary, rerank.vocabulary))
-        takes = embed.instruct if rerank.kind == "cosine" else rerank.kind == "yes_no" or bool(rerank.template_prefix)
-        if not takes:
-            for name in ("RerankRequest", "ScoreRequest"):
-                schemas[name]["properties"]["instruction"]["anyOf"] = NOTHING["anyOf"]
 
 
 def _given(name: str, *types: str) -> dict[str, Any]:

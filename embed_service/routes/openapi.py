@@ -50,6 +50,7 @@ COMPUTE_HEADERS = {
     "x-embedding-fingerprint": "Changes with all that decides which vector a text gets.",
     "x-truncated-inputs": "How many texts were cut.",
     "server-timing": "queue, tokenise and compute, in milliseconds.",
+    "x-dropped-fields": "Fields that the served model has no use for; left out when there is none.",
 }
 
 
@@ -91,8 +92,12 @@ OPERATIONS = (
     ),
     Operation("/tokenize", "Token ids of a text", TokenizeRequest, (TokenizeResponse,), headers=("x-model",)),
     Operation("/detokenize", "Text of token ids", DetokenizeRequest, (DetokenizeResponse,), headers=("x-model",)),
-    Operation("/v1/completions", "Complete a prompt (forwarded to GENERATION_URL)", CompletionRequest, errors=(*POST_ERRORS, 404)),
-    Operation("/v1/chat/completions", "Answer a chat (forwarded to GENERATION_URL)", ChatCompletionRequest, errors=(*POST_ERRORS, 404)),
+    Operation(
+        "/v1/completions", "Complete a prompt (forwarded to GENERATION_URL)", CompletionRequest, headers=("x-model", "x-dropped-fields"), errors=(*POST_ERRORS, 404)
+    ),
+    Operation(
+        "/v1/chat/completions", "Answer a chat (forwarded to GENERATION_URL)", ChatCompletionRequest, headers=("x-model", "x-dropped-fields"), errors=(*POST_ERRORS, 404)
+    ),
     Operation("/v1/models", "Models and their aliases", answers=(Models,), errors=GET_ERRORS),
     Operation("/health", "Whether the models answer", answers=(Health,), errors=(405, 500, 503), unavailable=Health),
     Operation("/livez", "Whether the process listens", answers=(Live,), errors=(405, 500)),

@@ -56,6 +56,8 @@ async def rank(
         groups.setdefault(query, []).append(index)
     if spec.kind == "cosine":
         return Ranking(spec, await _cosines(computation, pairs, groups, instruction, max_tokens_per_doc, refuse_cut, param))
+    if instruction and not served.tokenizer.pairs.templated:
+        computation.dropped.append("instruction")
     tokenising = _judged(computation, served.tokenizer, pairs, groups, instruction, max_tokens_per_doc)
     sequences = await computation.tokenised("rerank", tokenising)
     if refuse_cut:
@@ -94,14 +96,18 @@ async def _cosines(
     served = await computation.service.wait_ready("embed")
     tokenizer = served.tokenizer
     prompter = Prompter(served.spec, "raw")
+    if instruction and not served.spec.instruct:
+        computation.dropped.append("instruction")
     limit = served.spec.max_tokens
+    special = len(tokenizer.special.start) + len(tokenizer.special.end)
+    of_document = min(limit, most + special) if most else limit
     pool = computation.state.pool
     queries = [prompter.query(query, instruction) for query in groups]
     documents = [prompter.document(document) for _, document in pairs]
 
     async def tokenise() -> list[Tokenised]:
         first = await pool.map(partial(tokenizer.texts, max_tokens=limit), queries)
-        second = await pool.map(partial(tokenizer.texts, max_tokens=min(limit, most or limit)), documents)
+        second = await pool.map(partial(tokenizer.texts, max_tokens=of_document), documents)
         return [*first, *second]
 
     sequences = await computation.tokenised("rerank", tokenise())

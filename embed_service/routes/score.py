@@ -35,7 +35,7 @@ async def _score(computation: Computation, wanted: ScoreRequest) -> Response:
         instruction=wanted.instruction,
         max_tokens_per_doc=wanted.max_tokens_per_doc,
         refuse_cut=wanted.truncate == "NONE",
-        param="text_2" if wanted.text_2 is not None else "documents",
+        param=wanted.second_name,
     )
     scores = ranking.scores(wanted.raw_scores)
     body = {

@@ -96,7 +96,7 @@ class EmbeddingsRequest(Request):
     ] = Field(None, description="Use the model's own prompt for queries or documents, whatever the prompt policy.")
     prompt_name: str | None = Field(None, description="One of the model's prompts by name; goes before `input_type`.")
     instruction: str | None = Field(
-        None, description="The task that the texts are queries of, for models that take one. Documents take no instruction."
+        None, description="The task that the texts are queries of. Documents, and models without instructions, ignore it."
     )
     truncate: TruncateChoice = Field(
         None, description="Where to cut what is too long: true or `END` (default), `START`; false or `NONE` refuses it with 400."

@@ -56,7 +56,7 @@ class RerankRequest(Request):
     top_k: Count | None = Field(None, description="Another name of `top_n`.")
     return_documents: Flag = Field(None, description="Repeat each document in its result.")
     return_text: Flag = Field(None, description="TEI's name for `return_documents`.")
-    instruction: str | None = Field(None, description="The task, for rerankers that take one.")
+    instruction: str | None = Field(None, description="The task; rerankers without instructions ignore it.")
     max_tokens_per_doc: Positive | None = Field(None, description="Cut each document to so many tokens.")
     raw_scores: Flag = Field(None, description="Scores before the sigmoid (logits, or cosines where an embedding model reranks).")
     truncate: TruncateChoice = Field(None, description="false or `NONE` refuses documents that are too long with 400; default: cut them.")

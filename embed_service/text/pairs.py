@@ -63,11 +63,11 @@ class PairTokenizer:
         self._once = self.templated and _splits_before_space(*tokenizer.splitting())
 
     def head(self, query: str, instruction: str | None = None) -> Head:
-        """What precedes every document. Raises BadRequest for an instruction that the model does not take or that fills its length."""
+        """What precedes every document. A cross-encoder without a template ignores an instruction.
+
+        Raises BadRequest for an instruction that fills the model's length.
+        """
         if not self.templated:
-            if instruction:
-                message = f"instruction: {self.spec.id} is a cross-encoder without a template, so it takes none. Leave the field out."
-                raise BadRequest(message, param="instruction")
             (ids, full), = self.tokenizer.bounded_body([query], self.spec.max_tokens)
             return Head(ids, cut=full > len(ids))
         room = self._room - self._min_document

@@ -48,8 +48,7 @@ class Prompter:
 
     def query(self, text: str, instruction: str | None = None) -> str:
         """`text` as a query: "Instruct: {instruction}\\nQuery:{text}" (Qwen3-Embedding's model card) or behind the model's query prompt."""
-        if instruction:
-            self._check_instruct("instruction")
+        if instruction and self.spec.instruct:
             return f"Instruct: {instruction}\nQuery:{text}"
         return self.spec.prompts.get("query", "") + text
 
@@ -65,10 +64,9 @@ class Prompter:
     ) -> list[str]:
         """The texts with their prompts. `prompt_name` goes before `input_type`; an `instruction` concerns queries alone.
 
-        Raises BadRequest for an unknown name and for an instruction that the model does not take.
+        A model that was not trained with instructions ignores one. Raises BadRequest for an unknown name.
         """
-        if instruction:
-            self._check_instruct("instruction")
+        instruction = instruction if self.spec.instruct else None
         if prompt_name is not None:
             if prompt_name not in self.spec.prompts:
                 names = ", ".join(repr(name) for name in self.spec.prompts) or "none"
@@ -97,12 +95,6 @@ class Prompter:
 
     def _shape(self, pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
         return pattern.match(text) if self.policy == "native" else None
-
-    def _check_instruct(self, param: str) -> None:
-        if not self.spec.instruct:
-            raise BadRequest(
-                f"{param}: {self.spec.id} was not trained with instructions, so it takes none. Leave the field out.", param=param
-            )
 
 
 def _text_type(input_type: str | None) -> TextType | None:

@@ -104,7 +104,13 @@ def test_an_instruction_makes_a_query() -> None:
         assert prompter("qwen3").apply(["x"], instruction=task, **choice) == expected
     assert prompter("qwen3").apply(["task: search result | query: x"], instruction=task) == expected
     assert prompter("qwen3").apply(["x"], instruction=task, input_type="document") == ["x"]
-    assert prompter("minilm").apply(["x"], instruction="") == ["x"]
+    assert prompter("qwen3").apply(["x"], instruction="") == ["x"]
+
+
+def test_a_model_without_instructions_ignores_one() -> None:
+    for choice in ({}, {"input_type": "query"}, {"prompt_name": "query"}):
+        assert prompter("nomic").apply(["x"], instruction="Find", **choice) == prompter("nomic").apply(["x"], **choice)
+    assert prompter("nomic").query("x", "Find") == "search_query: x"
 
 
 @pytest.mark.parametrize(
@@ -113,8 +119,6 @@ def test_an_instruction_makes_a_query() -> None:
         ("nomic", {"prompt_name": "passage"}, "prompt_name", "'clustering'"),
         ("minilm", {"prompt_name": "query"}, "prompt_name", "none"),
         ("nomic", {"input_type": "questions"}, "input_type", "'query' or 'document'"),
-        ("nomic", {"instruction": "Find"}, "instruction", "not trained with instructions"),
-        ("nomic", {"instruction": "Find", "input_type": "document"}, "instruction", "not trained with instructions"),
     ],
 )
 def test_a_wrong_choice_is_named(model: str, choice: dict[str, Any], param: str, part: str) -> None:

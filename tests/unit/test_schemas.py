@@ -167,4 +167,5 @@ def test_pairs_to_score() -> None:
     assert S.read({"text_1": "a", "text_2": "b"}).pairs() == [("a", "b")]
     assert S.read({"text_1": "a", "text_2": ["b", "c"]}).pairs() == [("a", "b"), ("a", "c")]
     assert S.read({"queries": ["a", "b"], "documents": ["c", "d"]}).pairs() == [("a", "c"), ("b", "d")]
+    assert S.read({"data_1": "a", "data_2": ["b"]}).pairs() == [("a", "b")]
     assert S.read({"text_1": ["a"], "documents": ["b", "c"]}).pairs() == [("a", "b"), ("a", "c")]

@@ -106,6 +106,11 @@ def test_max_tokens_per_doc_cuts_documents_alone() -> None:
     assert not whole.cut
 
 
+def test_a_cross_encoder_ignores_an_instruction() -> None:
+    pairs = TextTokenizer.load(spec("classifier")).pairs
+    assert pairs.head("a query", "Find it").ids.tolist() == pairs.head("a query").ids.tolist()
+
+
 def test_a_template_that_fills_the_model_is_told() -> None:
     with pytest.raises(ModelError, match="MAX_INPUT_TOKENS"):
         TextTokenizer.load(spec("classifier", max_tokens=4))
