@@ -21,6 +21,7 @@ from embed_service.routes.disconnect import while_connected
 from embed_service.schemas.generation import ChatCompletionRequest, CompletionRequest
 
 router = APIRouter(tags=["generation"])
+LONGEST_HEADER = 1_000  # characters
 
 
 @router.post(CHAT)
@@ -76,9 +77,14 @@ async def _forward(request: Request, path: Route, schema: type[ChatCompletionReq
     async with AsyncExitStack() as held:
         forwarding = forwarder.forward(path, body, via=request.headers.get("via", ""))
         answer = await while_connected(request, held.enter_async_context(forwarding))
-        headers = {"x-model": answer.model or "", "x-dropped-fields": ", ".join(answer.dropped)}
-        headers = {name: value for name, value in headers.items() if value}
+        told = {"x-model": str(answer.model or ""), "x-dropped-fields": ", ".join(answer.dropped)}
+        headers = {name: _header_value(text) for name, text in told.items() if text}
         if body.get("stream"):
             return _Stream(answer, held.pop_all(), headers)
         content = await while_connected(request, forwarder.read(answer))
         return Response(content, media_type="application/json", headers=headers)
+
+
+def _header_value(text: str) -> str:
+    """`text`, which may be the client's own, as a header may have it: printable ASCII."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text[:LONGEST_HEADER])

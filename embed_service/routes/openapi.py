@@ -93,10 +93,18 @@ OPERATIONS = (
     Operation("/tokenize", "Token ids of a text", TokenizeRequest, (TokenizeResponse,), headers=("x-model",)),
     Operation("/detokenize", "Text of token ids", DetokenizeRequest, (DetokenizeResponse,), headers=("x-model",)),
     Operation(
-        "/v1/completions", "Complete a prompt (forwarded to GENERATION_URL)", CompletionRequest, headers=("x-model", "x-dropped-fields"), errors=(*POST_ERRORS, 404)
+        "/v1/completions",
+        "Complete a prompt (forwarded to GENERATION_URL)",
+        CompletionRequest,
+        headers=("x-model", "x-dropped-fields"),
+        errors=(*POST_ERRORS, 404),
     ),
     Operation(
-        "/v1/chat/completions", "Answer a chat (forwarded to GENERATION_URL)", ChatCompletionRequest, headers=("x-model", "x-dropped-fields"), errors=(*POST_ERRORS, 404)
+        "/v1/chat/completions",
+        "Answer a chat (forwarded to GENERATION_URL)",
+        ChatCompletionRequest,
+        headers=("x-model", "x-dropped-fields"),
+        errors=(*POST_ERRORS, 404),
     ),
     Operation("/v1/models", "Models and their aliases", answers=(Models,), errors=GET_ERRORS),
     Operation("/health", "Whether the models answer", answers=(Health,), errors=(405, 500, 503), unavailable=Health),
