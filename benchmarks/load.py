@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import httpx
 import orjson
 
-from benchmarks.servers import Server
+from benchmarks.servers import REQUEST_SECONDS, Server
 
-REQUEST_SECONDS = 300
 BETWEEN_QUERIES_SECONDS = 0.05
 QUERIES_WHILE_BUSY_LEAST = 3
 

@@ -21,6 +21,7 @@ from benchmarks.models import CACHE, ROOT
 
 PEERS = ROOT / ".venv-peers" / "bin"
 START_SECONDS = 180
+REQUEST_SECONDS = 300
 OFFLINE = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0", "TOKENIZERS_PARALLELISM": "true"}
 
 
@@ -121,6 +122,7 @@ class Ours(Server):
             "HOST": "127.0.0.1",
             "PORT": str(port),
             "LOG_LEVEL": "warning",
+            "REQUEST_DEADLINE_SECONDS": str(REQUEST_SECONDS),  # infinity has none
         }
         super().__init__([sys.executable, "-m", "embed_service", "serve"], environment, f"ours-{dtype}", port)
 
@@ -132,10 +134,10 @@ class Infinity(Server):
 
     def __init__(self, embed: Path, rerank: Path, dtype: str) -> None:
         port = free_port()
-        models: list[str] = []
+        models: list[str] = []  # without its warm-up, which measures itself for longer than it takes to load
         for role, folder in (("embed", embed), ("rerank", rerank)):
             models += ["--model-id", str(folder), "--served-model-name", role, "--engine", "torch", "--device", "cpu", "--dtype", dtype]
-            models += ["--no-bettertransformer", "--no-trust-remote-code"]
+            models += ["--no-bettertransformer", "--no-trust-remote-code", "--no-model-warmup"]
         command = [str(PEERS / "infinity_emb"), "v2", *models, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
         super().__init__(command, {}, f"infinity-{dtype}", port)
 

@@ -49,17 +49,17 @@ def unreachable(error: Exception, seconds: float) -> Unavailable:
     )
 
 
-def message_of(text: str) -> str:
+def message_of(text: str, longest: int = LONGEST_MESSAGE) -> str:
     """The sentence in an error body: OpenAI's, FastAPI's and Ollama's forms, else the text itself."""
     try:
         payload = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return text[:LONGEST_MESSAGE].strip() or "no text"
+        return text[:longest].strip() or "no text"
     said = payload
     for name in ("error", "message", "detail"):
         if isinstance(said, dict) and name in said:
             said = said[name]
-    return (said if isinstance(said, str) else orjson.dumps(said).decode())[:LONGEST_MESSAGE]
+    return (said if isinstance(said, str) else orjson.dumps(said).decode())[:longest]
 
 
 def parameter_of(text: str) -> str | None:

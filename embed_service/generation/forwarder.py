@@ -37,7 +37,7 @@ class Answer:
 
     response: httpx.Response
     dropped: list[str]
-    model: str | None
+    model: Any  # the name sent; a client may send anything, and keeps it where the server lists no names
     thinking_off: bool
     deadline: float  # on the event loop's clock
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from embed_service.generation.backend_errors import parameter_of
+from embed_service.generation.backend_errors import message_of, parameter_of
 
 Body = dict[str, Any]
 
@@ -28,6 +28,7 @@ _UNKNOWN = re.compile(r"unexpected|unknown|unrecogni[sz]ed|unsupported|not suppo
 _LOCATION = re.compile(r"""['"]loc['"]:\s*[(\[]\s*['"]body['"],\s*['"](\w+)""")
 MOST_REMEMBERED = 512
 LONGEST_REMEMBERED_VALUE = 256  # bytes as JSON
+LONGEST_SEARCHED = 20_000  # characters of an error
 
 
 class Refusals:
@@ -44,7 +45,7 @@ class Refusals:
         return gone
 
     def drop_named(self, path: str, body: Body, error: str) -> list[str]:
-        """Remove from `body` what `error`, the text of a 400 or 422, names, and remember it; the names removed."""
+        """Remove from `body` what `error`, the body of a 400 or 422, names, and remember it; the names removed."""
         unknown = _UNKNOWN.search(error) is not None
         gone = [f for f in named_fields(error, body) if f not in ESSENTIAL and (unknown or f not in STANDARD)]
         for field in gone:
@@ -59,7 +60,7 @@ class Refusals:
 
 
 def named_fields(error: str, fields: Iterable[str]) -> list[str]:
-    """Those of `fields` that the error text names as refused.
+    """Those of `fields` that the error body names as refused.
 
     The most certain sign that is there counts alone, because validation errors often repeat the whole request: `error.param` (OpenAI), the
     `loc` of a validation error (FastAPI, vLLM), names in quotes, bare names.
@@ -68,11 +69,12 @@ def named_fields(error: str, fields: Iterable[str]) -> list[str]:
     parameter = (parameter_of(error) or "").split(".")[0]
     if parameter in fields:
         return [parameter]
-    if "'loc'" in error or '"loc"' in error:
-        located = set(_LOCATION.findall(error))
+    said = message_of(error, LONGEST_SEARCHED)
+    if "'loc'" in said or '"loc"' in said:
+        located = set(_LOCATION.findall(said))
         return [f for f in fields if f in located]
-    quoted = [f for f in fields if re.search(rf"""['"`]{re.escape(f)}['"`]""", error)]
-    return quoted or [f for f in fields if re.search(rf"(?<!\w){re.escape(f)}(?!\w)", error)]
+    quoted = [f for f in fields if re.search(rf"""['"`]{re.escape(f)}['"`]""", said)]
+    return quoted or [f for f in fields if re.search(rf"(?<!\w){re.escape(f)}(?!\w)", said)]
 
 
 def _key(value: Any) -> bytes:

@@ -188,6 +188,13 @@ class TestRefusals:
         assert_error(chat(scripted_client, **{f"odd_{n:02}": n for n in range(30)}), 400, "odd")
         assert len(scripted.calls) < 12
 
+    def test_names_of_a_clients_making_do_no_harm_in_headers(self, scripted_client: httpx.Client, scripted: ScriptedServer) -> None:
+        scripted.chat = lambda call: complain(400, "Unknown parameter: 'é\r\nx-evil: 1'")(call) if len(call.body) > 3 else call.say("yes")
+        answer = chat(scripted_client, model={"not": "a name"}, **{"é\r\nx-evil: 1": 1})
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-dropped-fields"] == "???x-evil: 1"
+        assert "x-evil" not in answer.headers
+
 
 class TestStreams:
     def test_the_first_event_comes_before_the_last_is_made(self, scripted: ScriptedServer, scripted_client: httpx.Client) -> None:
