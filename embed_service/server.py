@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 
@@ -61,5 +62,6 @@ def serve(settings: Settings, sock: socket.socket) -> int:
     )
     host, port = sock.getsockname()[:2]
     log.info("listening", url=f"http://{host}:{port}", embed=settings.embed_model, rerank=settings.rerank_model)
-    DrainingServer(config, app.state, settings.drain_seconds).run(sockets=[sock])
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises SIGINT again after its shutdown
+        DrainingServer(config, app.state, settings.drain_seconds).run(sockets=[sock])
     return 0
