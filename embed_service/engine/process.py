@@ -70,7 +70,6 @@ class EngineProcess:
         except Exception as error:
             log.exception("the engine could not load")
             return self._failed("internal", f"The engine could not load: {type(error).__name__}: {error}. Its log has the traceback.", True)
-        self._loaded.set()
         while (message := self._inbox.get()) is not None:
             self._compute(executor, *message)
         return 0
@@ -96,6 +95,7 @@ class EngineProcess:
         executor = load_executor(specs, device, settings)
         self._phase("warming")
         warm_up(executor, specs, device, settings)
+        self._loaded.set()  # before the HTTP process hears of it: what it asks from then on is finished before a stop
         self._send_ready(executor, device)
         return executor
 
@@ -219,14 +219,26 @@ def _gather(*futures: Future[Any]) -> None:
 
 
 def warm_up(executor: Executor, specs: dict[Role, ModelSpec], device: Device, settings: Settings) -> None:
-    """Short and long sequences through every model, so that kernels are chosen and a GPU's memory is taken before the first request."""
+    """Short and long sequences through every model, so that kernels are chosen and a GPU's memory is taken before the first request.
+
+    Raises ModelError (no_memory) where even the shortest does not fit.
+    """
     for role, spec in specs.items():
         if spec.kind == "cosine":
             continue
         longest = min(spec.max_tokens, settings.max_batch_tokens if device.type == "cuda" else WARM_UP_TOKENS_CPU)
         for length, count in ((8, 1), (min(64, longest), 4), (longest, 1)):
             ids = np.random.default_rng(length).integers(0, spec.vocabulary, (count, length), np.int32)
-            executor.run(role, Sequences.of(list(ids)))
+            failed = executor.run(role, Sequences.of(list(ids))).failed
+            if failed and length == 8:
+                raise ModelError(
+                    "no_memory",
+                    f"{role.upper()}_MODEL={spec.id} is loaded, but {device.type} has no memory left to compute with: "
+                    "choose a smaller model, free memory, or raise EMBED_MEMORY_GB.",
+                    retryable=True,
+                )
+            if failed:
+                log.warning("%s_MODEL=%s: %s", role.upper(), spec.id, failed[0])
 
 
 def _import_and_choose(settings: Settings) -> Device:

@@ -56,3 +56,7 @@ class BlockingConnection:
         if len(header) < header_length or len(body) < body_length:
             return None
         return orjson.loads(header), body
+
+    def close(self) -> None:
+        self._file.close()
+        self._sock.close()

@@ -22,6 +22,7 @@ from tests.models.engine import FLOAT32, MUCH_PADDING, executor_of, judged_seque
 from tests.models.texts import QUERY, TEXTS
 from tests.support.checkpoints import checkpoint
 from tests.support.service import minilm_path
+from tests.support.texts import prose
 
 TOLERANCE = 1e-5
 EMBEDDINGS = [("qwen3-embedding", "last", 1024), ("nomic", "mean", 1024), ("bge-base", "cls", 512), ("minilm", "mean", 256)]
@@ -68,6 +69,19 @@ def test_sub_batches_do_not_change_results_nor_order(name: str, pooling: str, ma
     wide, narrow = (executor_of(spec, limits=limits).run("embed", sequences) for limits in (MUCH_PADDING, Limits(4, 512, 0.1)))
     np.testing.assert_allclose(narrow.rows, wide.rows, atol=TOLERANCE)
     assert narrow.padded_tokens < wide.padded_tokens
+
+
+@pytest.mark.parametrize(("name", "pooling", "tokens"), [("nomic", "mean", 3000), ("qwen3-embedding", "last", 8192)])
+def test_long_texts(name: str, pooling: str, tokens: int) -> None:
+    """nomic past the 2,048 positions that it was trained on, with the same plain rotary positions as its repository's own code."""
+    folder = folder_of(name)
+    spec = spec_of("embed", folder)
+    assert spec.max_tokens == 8192
+    texts = ["short", prose(2 * tokens, seed=5)]
+    expected = reference.embed(folder, texts, pooling, tokens, config_of(name))
+    pieces = text_ids(folder, texts, tokens)
+    assert len(pieces[1]) == tokens
+    np.testing.assert_allclose(executor_of(spec).run("embed", Sequences.of(pieces)).rows, expected, atol=TOLERANCE)
 
 
 def test_padding_without_a_mask_would_be_seen() -> None:

@@ -14,9 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embed_service.engine.executor import Result
+from embed_service.engine.process import warm_up
 from embed_service.engine.protocol import BlockingConnection, Header
 from embed_service.engine.sequences import Sequences
-from embed_service.models.spec import ModelSpec
+from embed_service.errors import ModelError
+from embed_service.models.describe import describe
+from embed_service.models.spec import ModelSpec, Role
+from embed_service.settings import Settings
 from tests.support.service import ROOT, minilm_path, poll
 
 SECONDS = 240
@@ -60,7 +65,7 @@ def engine(**environment: str) -> Iterator[Child]:
     try:
         yield child
     finally:
-        child.socket.close()
+        child.connection.close()
         child.process.kill()
         child.process.wait()
 
@@ -152,3 +157,30 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
             return True
 
     poll(gone, SECONDS, "the end of the engine")
+
+
+class FullMemory:
+    """FAKE executor of a device whose memory holds sequences up to `fits` tokens."""
+
+    name = "fake"
+
+    def __init__(self, fits: int) -> None:
+        self.fits = fits
+
+    def run(self, role: Role, sequences: Sequences) -> Result:
+        failed = {n: "does not fit" for n, length in enumerate(sequences.lengths) if length > self.fits}
+        return Result(np.zeros((len(sequences), 1), np.float32), 0, 0, failed=failed)
+
+
+def test_a_model_that_leaves_no_memory_to_compute_is_an_error() -> None:
+    import torch
+
+    from embed_service.engine.device import Device
+
+    settings = Settings(device="cpu")
+    spec = describe("embed", minilm_path(), "local-0", minilm_path(), settings, "x")
+    device = Device("cpu", torch.float32, "sdpa")
+    warm_up(FullMemory(fits=100), {"embed": spec}, device, settings)  # long texts will fail one by one; that is no reason not to serve
+    with pytest.raises(ModelError, match="choose a smaller model") as caught:
+        warm_up(FullMemory(fits=0), {"embed": spec}, device, settings)
+    assert caught.value.code == "no_memory"
