@@ -26,6 +26,7 @@ from benchmarks.servers import Infinity, SentenceTransformers
 from benchmarks.texts import chunks, digest
 
 HERE = Path(__file__).parent
+LEAST_SHARE = 0.2  # of the whole time: with less left no further precision is begun
 BEGIN, END = "<!-- measured: written by make bench ARGS=--write-readme -->\n", "<!-- end of measured -->\n"
 
 
@@ -46,6 +47,9 @@ def main() -> int:
         _say("infinity is not installed, so it is left out: `make bench` installs it into .venv-peers")
     dtypes = arguments.dtype or _dtypes(about["gflops"])
     for number, dtype in enumerate(dtypes):
+        if number and clock.left() < plan.seconds * LEAST_SHARE:
+            _say(f"{dtype} is left out: this machine took too long for {', '.join(dtypes[:number])} (is something else running?)")
+            break
         measure(dtype, plan, Clock(clock.left() / (len(dtypes) - number)), work, results, _say)
     results.response = responses.measure()
     inputs = {"texts": len(work.texts), "tokens": sum(work.tokens), "digest": digest(work.texts), "seconds": time.monotonic() - started}

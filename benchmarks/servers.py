@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from benchmarks.models import CACHE, ROOT
 
