@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import signal
 import socket
 import time
 
@@ -62,6 +62,7 @@ def serve(settings: Settings, sock: socket.socket) -> int:
     )
     host, port = sock.getsockname()[:2]
     log.info("listening", url=f"http://{host}:{port}", embed=settings.embed_model, rerank=settings.rerank_model)
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises SIGINT again after its shutdown
-        DrainingServer(config, app.state, settings.drain_seconds).run(sockets=[sock])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn raises the signal again at its end; a drained service has exit status 0
+    DrainingServer(config, app.state, settings.drain_seconds).run(sockets=[sock])
     return 0

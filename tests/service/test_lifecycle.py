@@ -18,6 +18,7 @@ from tests.service.conftest import TEXTS, embed, metric
 from tests.support.service import ServiceProcess, poll
 
 Start = Callable[..., ServiceProcess]
+MANY = [f"{n} {text}" for n in range(40) for text in TEXTS]  # all different: equal texts are computed once
 
 
 def _connects(port: int) -> bool:
@@ -46,7 +47,7 @@ def test_listening_within_a_second_and_answering_while_it_loads(tmp_path: Path) 
 
 def test_sigterm_answers_what_is_in_flight(breakable: Start) -> None:
     service = breakable()
-    texts = TEXTS * 40
+    texts = MANY
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(embed, service, texts)
         poll(lambda: metric(service, "embed_queued_tokens") > 0, 30, "work in the queue", every=0.005)
@@ -101,13 +102,13 @@ def test_a_request_that_arrives_during_the_drain_is_not_dropped(breakable: Start
     """It waits, and gets 503 with Retry-After when the process ends."""
     service = breakable()
     with ThreadPoolExecutor(2) as pool:
-        long = pool.submit(embed, service, TEXTS * 40)
+        long = pool.submit(embed, service, MANY)
         poll(lambda: metric(service, "embed_queued_tokens") > 0, 30, "work in the queue", every=0.005)
         assert service.process is not None
         os.kill(service.process.pid, signal.SIGTERM)
         poll(lambda: "draining" in service.log.read_text(), 10, "the drain")
         late = httpx.post(f"{service.url}/v1/embeddings", json={"input": "late"}, timeout=60)
-        assert len(long.result()) == len(TEXTS) * 20
+        assert len(long.result()) == len(MANY)
     assert late.status_code == 503
     assert late.headers["retry-after"] == "1"
     assert service.process.wait(20) == 0
