@@ -14,9 +14,7 @@ def narrow(schemas: dict[str, Any], embed: ModelSpec | None, rerank: ModelSpec |
     """Change the schemas of the requests in place."""
     schemas["RerankRequest"]["anyOf"] = [_given("documents", "array"), _given("texts", "array")]
     schemas["TokenizeRequest"]["anyOf"] = [_given(name, "string") for name in ("input", "text", "prompt")]
-    schemas["ScoreRequest"]["allOf"] = [
-        {"anyOf": [_given(name, "string", "array") for name in names]} for names in (FIRST, SECOND)
-    ]
+    schemas["ScoreRequest"]["allOf"] = [{"anyOf": [_given(name, "string", "array") for name in names]} for names in (FIRST, SECOND)]
     if embed:
         fields = schemas["EmbeddingsRequest"]["properties"]
         _integer(fields["dimensions"])["maximum"] = embed.dimensions

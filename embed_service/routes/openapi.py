@@ -74,9 +74,7 @@ class Operation:
 
 
 OPERATIONS = (
-    Operation(
-        "/v1/embeddings", "Embed texts", EmbeddingsRequest, (EmbeddingsResponse,), headers=tuple(COMPUTE_HEADERS), lane=True
-    ),
+    Operation("/v1/embeddings", "Embed texts", EmbeddingsRequest, (EmbeddingsResponse,), headers=tuple(COMPUTE_HEADERS), lane=True),
     Operation(
         "/v1/rerank",
         "Rank documents by their relevance to a query; a body with `texts` gets TEI's bare array",

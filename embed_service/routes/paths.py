@@ -15,9 +15,7 @@ from embed_service.routes.record import record_of
 __all__ = ["GET_PATHS", "POST_PATHS", "PathMiddleware", "canonical"]
 
 GET_PATHS = frozenset({"/", "/health", "/livez", "/version", "/metrics", "/openapi.json", "/v1/models"})
-POST_PATHS = frozenset(
-    {"/v1/embeddings", "/v1/rerank", "/v1/score", "/tokenize", "/detokenize", "/v1/completions", "/v1/chat/completions"}
-)
+POST_PATHS = frozenset({"/v1/embeddings", "/v1/rerank", "/v1/score", "/tokenize", "/detokenize", "/v1/completions", "/v1/chat/completions"})
 PATHS = GET_PATHS | POST_PATHS
 RERANK = frozenset({"/rerank", "/reranks", "/re-rank"})
 

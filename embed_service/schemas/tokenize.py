@@ -47,9 +47,7 @@ def _tokens(value: Any) -> list[int]:
 
 
 class DetokenizeRequest(Request):
-    tokens: Annotated[
-        list[int], PlainValidator(_tokens), WithJsonSchema({"type": "array", "items": {"type": "integer", "minimum": 0}})
-    ]
+    tokens: Annotated[list[int], PlainValidator(_tokens), WithJsonSchema({"type": "array", "items": {"type": "integer", "minimum": 0}})]
     model: ModelName = None
     skip_special_tokens: Flag = Field(None, description="Leave special tokens out of the text; default false.")
 

@@ -25,9 +25,7 @@ MIN_DOCUMENT_TOKENS = 64  # what a query that is too long leaves to each documen
 MIN_BODY_TOKENS = 32
 
 # Pre-tokenizers that never join "<Document>:" with the space after it, so the text before it can be tokenised once for all documents.
-_QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +66,7 @@ class PairTokenizer:
         Raises BadRequest for an instruction that fills the model's length.
         """
         if not self.templated:
-            (ids, full), = self.tokenizer.bounded_body([query], self.spec.max_tokens)
+            ((ids, full),) = self.tokenizer.bounded_body([query], self.spec.max_tokens)
             return Head(ids, cut=full > len(ids))
         room = self._room - self._min_document
         instruction = instruction or self.spec.template_instruction
