@@ -56,11 +56,11 @@ def _start_servers(dtype: str, plan: Plan, work: Work, results: Results, say: Sa
             server = kind(work.embed, work.rerank, dtype)
             with ExitStack() as once:
                 once.enter_context(server)
-                listening, ready = server.wait_ready()
+                answering, ready = server.wait_ready()
                 if last:
                     stack.push(once.pop_all())
                     kept.append(server)
-            results.row(section, "until it listens", "s", "lower").add(server.name, listening)
+            results.row(section, "until its first answer", "s", "lower").add(server.name, answering)
             results.row(section, "until ready", "s", "lower").add(server.name, ready)
     return kept
 

@@ -90,20 +90,20 @@ class Server(Contestant):
         self.url = f"http://127.0.0.1:{port}"
 
     def wait_ready(self) -> tuple[float, float]:
-        """Seconds, from now, until it listens and until its health is green. Call it right after entering."""
+        """Seconds, from now, until its first answer over HTTP and until its health is green. Call it right after entering."""
         started = time.monotonic()
-        listening = 0.0
+        answering = 0.0
         with httpx.Client(base_url=self.url, timeout=10) as client:
-            while (now := time.monotonic() - started) < START_SECONDS:
+            while time.monotonic() - started < START_SECONDS:
                 self.check()
                 try:
                     answer = client.get("/health")
                 except httpx.TransportError:
                     time.sleep(0.01)
                     continue
-                listening = listening or now
+                answering = answering or time.monotonic() - started
                 if answer.status_code == 200:
-                    return listening, time.monotonic() - started
+                    return answering, time.monotonic() - started
                 time.sleep(0.02)
         raise RuntimeError(f"{self.name} was not ready within {START_SECONDS} s; its log is {self.log}")
 
