@@ -29,7 +29,7 @@ WITNESSES = [prose(9, 100), "short", prose(120, 101)]
 # Every code point, lone surrogates and NUL among them; and what clients are known to send.
 texts = st.one_of(
     st.text(st.characters(), max_size=200),
-    st.text(st.sampled_from([LONE_HIGH, LONE_LOW, "\0", "a", " ", "\n", "\U0001f600", "\ufeff", "e\u0301", "\u200d"]), max_size=60),
+    st.text(st.sampled_from([LONE_HIGH, LONE_LOW, "\0", "a", " ", "\n", "\U0001f600", "\ufeff", "\u0301", "\u200d"]), max_size=60),
     st.sampled_from(
         [
             "",

@@ -52,7 +52,7 @@ def test_a_key_lets_in(visitor: httpx.Client, key: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "Bearer", "Bearer ", "Bearer sk-wrong", f"Bearer {PLAIN}x", f"Bearer {PLAIN[:-1]}", f"Basic {PLAIN}", PLAIN, f"Bearer {DIGEST}",
+    ["", "Bearer", "Bearer sk-wrong", f"Bearer {PLAIN}x", f"Bearer {PLAIN[:-1]}", f"Basic {PLAIN}", PLAIN, f"Bearer {DIGEST}",
      f"Bearer sha256:{DIGEST}", "Bearer \u00e9"],
 )  # fmt: skip
 def test_anything_else_is_401(visitor: httpx.Client, value: str) -> None:
@@ -73,7 +73,8 @@ CLOSED = [
 
 @pytest.mark.parametrize(("method", "path"), CLOSED)
 def test_every_other_path_is_closed(visitor: httpx.Client, method: str, path: str) -> None:
-    assert_error(visitor.request(method, path, json=REQUEST if method == "POST" else None), 401)
+    url = f"{visitor.base_url}".rstrip("/") + path  # as it stands: //metrics would be read as a host
+    assert_error(visitor.request(method, url, json=REQUEST if method == "POST" else None), 401)
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/", "/livez", "/"])
