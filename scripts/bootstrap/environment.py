@@ -159,7 +159,9 @@ def install(level: Level, backend: str, uv: Path, python: Path, environment: Map
 
     into = ["--python", str(python)]
     with tempfile.TemporaryDirectory(prefix="qmd-bootstrap-") as scratch:
-        locks = [REQUIREMENTS / lock for lock in level.locks]
+        # In an environment that uv made itself, `sync` takes out a uv that no lock lists, while it runs.
+        own = ("bootstrap.txt",) if uv.parent == python.parent else ()
+        locks = [REQUIREMENTS / lock for lock in (*level.locks, *own)]
         command = ["pip", "sync", *into, "--require-hashes", *map(str, locks)]
         if backend:
             locks, torch = without_torch(locks, Path(scratch))
