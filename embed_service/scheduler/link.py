@@ -9,10 +9,14 @@ import socket
 import sys
 from collections.abc import Callable
 
+import structlog
+
 from embed_service.engine.protocol import Header, encode, read_frame
 
 OnMessage = Callable[[Header, bytes], None]
 STREAM_LIMIT_BYTES = 16 * 1024 * 1024
+
+log = structlog.get_logger(__name__)
 
 
 class ChildEngine:
@@ -81,7 +85,12 @@ class ChildEngine:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 header, body = await read_frame(reader)
-                self._on_message(header, body)
+                try:
+                    self._on_message(header, body)
+                except Exception:
+                    log.exception("a message of the engine could not be handled: the engine is replaced", type=header.get("type"))
+                    self.kill()
+                    return
 
     async def _wait(self) -> None:
         assert self._process is not None and self._writer is not None

@@ -101,7 +101,11 @@ class Supervisor:
     async def _run(self) -> None:
         failures = 0
         while True:
-            became_ready = await self._one_life()
+            try:
+                became_ready = await self._one_life()
+            except Exception as error:  # no process to be had, for example: it must show in /health, not end the supervising
+                log.exception("engine could not be started")
+                became_ready, self.state.last_end = False, f"it could not be started: {error}"
             failures = 0 if became_ready else failures + 1
             if failures >= CRASHES_UNTIL_ERROR and self.state.error is None:
                 await self._set_error(

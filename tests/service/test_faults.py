@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.service.conftest import Load, embed, metric
+from tests.service.conftest import FAULTS, Load, embed, metric
 from tests.support.service import ServiceProcess, poll
 
 Start = Callable[..., ServiceProcess]
@@ -71,6 +72,18 @@ def test_a_poisonous_text_ends_alone(breakable: Start) -> None:
     assert answer.status_code == 500
     assert "input 0 ended the engine 3 times" in answer.json()["error"]["message"].lower()
     service.wait_healthy()
+
+
+def test_an_engine_that_never_starts_is_told_in_health(tmp_path: Path) -> None:
+    with ServiceProcess({"PYTHONPATH": FAULTS, "FAULT": "exit"}, tmp_path / "service.log") as service:
+        poll(lambda: service.health()[1].get("status") == "error", 60, "an error in /health")
+        status, body = service.health()
+        assert status == 503
+        assert "The engine ended 3 times before it was ready (it exited with status 7)" in body["error"]
+        with service.client() as client:
+            answer = client.post("/v1/embeddings", json={"input": "hello"})
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "engine_failed"
 
 
 def test_the_http_process_never_loads_torch(service: ServiceProcess) -> None:

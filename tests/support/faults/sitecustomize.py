@@ -73,6 +73,8 @@ if "embed_service.engine" in sys.orig_argv:
     fault = os.environ.get("FAULT")
     if fault == "nan":
         signal.signal(signal.SIGUSR1, _nan)
+    elif fault == "exit":
+        os._exit(7)
     elif fault == "poison":
         _wrap(_poison)
     elif fault == "oom":
