@@ -23,7 +23,7 @@ from embed_service.settings import Settings
 
 def one(model):
     try:
-        hub.resolve(model, None, Settings(), lambda done, total: None)
+        hub.download(hub.locate(model, None, Settings()), lambda done, total: None)
         return "resolved"
     except ModelError as error:
         return error.code
