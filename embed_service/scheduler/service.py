@@ -63,7 +63,7 @@ class Service:
                     self._served[role] = ServedModel(spec, tokenizer)
         except ModelError as error:
             log.error("tokenizer cannot be used", code=error.code, message=error.message)
-            self._supervisor.fail({"code": error.code, "message": error.message, "retryable": error.retryable})
+            self._supervisor.refuse({"code": error.code, "message": error.message, "retryable": error.retryable})
             return
         self._fingerprint = embedding_fingerprint(specs["embed"], self.settings.prompt_policy)
         log.info("models described", **{role: f"{spec.id}@{spec.revision}" for role, spec in specs.items()}, fingerprint=self._fingerprint)

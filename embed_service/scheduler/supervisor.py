@@ -65,6 +65,7 @@ class Supervisor:
         self._canary_passed: dict[Role, float] = {}
         self._kill_cause: str | None = None
         self._models: dict[Role, ModelSpec] = {}
+        self._refused = False
         self.dispatcher = Dispatcher(settings, lanes, self._on_canary)
         self.state = EngineState()
         self.ready = asyncio.Event()
@@ -190,7 +191,7 @@ class Supervisor:
             self._on_phase(header)
         elif kind == "described":
             self._models = {role: ModelSpec.from_wire(fields) for role, fields in header["models"].items()}
-            self.state.error = None
+            self.state.error, self._refused = None, False
             self._on_described(self._models)
         elif kind == "ready":
             self._on_ready(header)
@@ -230,7 +231,8 @@ class Supervisor:
             return
         self._canary_passed[role] = time.monotonic()
         served = {r for r, spec in self._models.items() if spec.kind != "cosine"}
-        if not self.ready.is_set() and self._kill_cause is None and served <= set(self._canary_passed):
+        well = self._kill_cause is None and not self._refused
+        if not self.ready.is_set() and well and served <= set(self._canary_passed):
             self.state.phase, self.state.error = "ready", None
             self.ready.set()
             self.dispatcher.open()
@@ -240,6 +242,12 @@ class Supervisor:
     def fail(self, error: dict[str, Any]) -> None:
         """Nothing can be served until a later start succeeds: tell those who wait. `error`: code, message, retryable."""
         self._failed = asyncio.create_task(self._set_error(error))
+
+    def refuse(self, error: dict[str, Any]) -> None:
+        """The models as described cannot be served, however well the engine computes them. Holds until others are described."""
+        self._refused = True
+        self.ready.clear()
+        self.fail(error)
 
     async def _set_error(self, error: dict[str, Any]) -> None:
         self.state.error = error

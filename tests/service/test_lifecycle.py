@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 
 from tests.service.conftest import TEXTS, embed, metric
+from tests.support.checkpoints import checkpoint
 from tests.support.service import ServiceProcess, poll
 
 Start = Callable[..., ServiceProcess]
@@ -142,3 +143,19 @@ def test_a_busy_port_is_named(service: ServiceProcess, tmp_path: Path) -> None:
     assert second.process is not None
     assert second.process.wait(30) == 1
     assert f"PORT={service.port}: cannot listen" in second.log.read_text()
+
+
+def test_models_that_this_process_cannot_serve_stay_an_error(tmp_path: Path) -> None:
+    """The reranker's template alone is longer than MAX_INPUT_TOKENS: an engine that is well must not turn /health green."""
+    with ServiceProcess(
+        {"RERANK_MODEL": str(checkpoint("qwen3-reranker")), "MAX_INPUT_TOKENS": "16", "LOAD_WAIT_SECONDS": "60"}, tmp_path / "service.log"
+    ) as service:
+        poll(lambda: service.health()[1]["engine"]["dtype"], 120, "an engine that computes")
+        for _ in range(20):
+            status, body = service.health()
+            assert (status, body["status"]) == (503, "error")
+            assert "MAX_INPUT_TOKENS" in body["error"]
+            with service.client() as client:
+                answer = client.post("/v1/rerank", json={"query": "q", "documents": ["d"]})
+            assert answer.status_code == 503
+            assert answer.json()["error"]["message"] == body["error"]
