@@ -26,7 +26,9 @@ from embed_service.telemetry import metrics
 
 DEPTH = 2  # micro-batches at the engine
 CANARY_TOKENS = 16
-CANARY_TOLERANCE = 0.05  # far above bf16's noise on one and the same input, far below another model's answer
+# Far above bf16's noise on one and the same input, far below another model's answer. Of an answer above 1 it is a part: one step of
+# bf16 between 8 and 16, where a reranker's logits lie, is 0.0625.
+CANARY_TOLERANCE = 0.05
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +68,7 @@ class Dispatcher:
         self._suspects: list[_Suspect] = []
         self._canaries_due: dict[Role, Canary] = {}
         self._expected: dict[Role, Float32] = {}
+        self._expected_of: object = None
         self._head_since = 0.0
         self._open = False
         self._vocabulary: dict[Role, int] = {}
@@ -75,9 +78,13 @@ class Dispatcher:
 
     # The engine's life
 
-    def attach(self, engine: ChildEngine, models: dict[Role, ModelSpec]) -> None:
-        """The engine's models are loaded. Only canaries go out before `open`."""
+    def attach(self, engine: ChildEngine, models: dict[Role, ModelSpec], computed_on: object = None) -> None:
+        """The engine's models are loaded. Only canaries go out before `open`. `computed_on`: device, precision and attention."""
         self._engine = engine
+        # Other weights or another precision (DEVICE=auto after the GPU is lost, DTYPE=auto measured anew) have answers of their own.
+        answers_of = (computed_on, {role: (spec.id, spec.revision) for role, spec in models.items()})
+        if answers_of != self._expected_of:
+            self._expected, self._expected_of = {}, answers_of
         self._vocabulary = {role: spec.vocabulary for role, spec in models.items() if spec.kind != "cosine"}
 
     def open(self) -> None:
@@ -205,9 +212,11 @@ class Dispatcher:
     def _judge(self, canary: Canary, rows: Float32) -> None:
         ok = bool(np.isfinite(rows).all())
         if ok:
-            # The first engine's answer is the measure for all later ones: they load the same weights.
+            # The first engine's answer is the measure for all later ones that load the same weights in the same precision.
             expected = self._expected.setdefault(canary.role, rows.copy())
-            ok = rows.shape == expected.shape and float(np.abs(rows - expected).max()) <= CANARY_TOLERANCE
+            ok = rows.shape == expected.shape and bool(
+                (np.abs(rows - expected) <= CANARY_TOLERANCE * np.maximum(1, np.abs(expected))).all()
+            )
         suspects = [s for s in self._suspects if s.batch.role == canary.role]
         if ok:
             for suspect in suspects:

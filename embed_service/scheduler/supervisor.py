@@ -220,7 +220,8 @@ class Supervisor:
         state.phase = "canary"
         metrics.engine_up.set(True)
         self._canary_passed = {}
-        self.dispatcher.attach(self._engine, self._models)
+        computed_on = (state.device, state.dtype, state.attention, state.executor)
+        self.dispatcher.attach(self._engine, self._models, computed_on)
         self._canary_asked = time.monotonic()
         self.dispatcher.request_canaries()
 

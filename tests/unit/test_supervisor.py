@@ -1,0 +1,100 @@
+"""The supervisor and the dispatcher on a FAKE engine: which canaries count, and what happens to those who wait."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embed_service.engine.protocol import Header
+from embed_service.models.spec import ModelSpec
+from embed_service.scheduler.lanes import Lanes
+from embed_service.scheduler.supervisor import Supervisor
+from embed_service.settings import Settings
+
+
+class FakeEngine:
+    """FAKE engine: keeps what it was asked."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.asked: list[Header] = []
+        self.killed = False
+
+    def send(self, header: Header, body: bytes = b"") -> None:
+        self.asked.append(header)
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+class Lives:
+    """A supervisor whose engines answer every canary with the logit they are given."""
+
+    def __init__(self) -> None:
+        self.supervisor = Supervisor(Settings(device="cpu"), Lanes(2), lambda models: None)
+
+    def one(self, logit: float, revision: str = "a", **ready: str) -> FakeEngine:
+        """From `described` to the first canary's answer."""
+        engine: Any = FakeEngine()
+        supervisor = self.supervisor
+        supervisor._engine, supervisor._kill_cause = engine, None
+        spec = ModelSpec("rerank", "m", revision, "/m", "bert", "classifier", max_tokens=512, vocabulary=1000)
+        supervisor._on_message({"type": "described", "models": {"rerank": spec.to_wire()}}, b"")
+        facts = {"device": "cuda", "dtype": "bfloat16", "executor": "padded", "attention": "sdpa", **ready}
+        supervisor._on_message({"type": "ready", "cuda_available": True, **facts}, b"")
+        self.answer(engine, logit)
+        return engine  # type: ignore[no-any-return]
+
+    def answer(self, engine: FakeEngine, logit: float) -> None:
+        row = np.array([[logit]], np.float32).tobytes()
+        self.supervisor._on_message({"type": "result", "id": engine.asked[-1]["id"], "rows": 1, "columns": 1}, row)
+
+    def end(self) -> None:
+        self.supervisor.ready.clear()
+        self.supervisor.dispatcher.detach()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"dtype": "float32"}, {"device": "cpu"}, {"attention": "flash_attention_2"}, {"revision": "b"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_precision_or_revision_has_canaries_of_its_own(change: dict[str, str]) -> None:
+    """DEVICE=auto on a machine that loses its GPU, DTYPE=auto measured under load, a folder that was replaced: the engine is well."""
+
+    async def check() -> None:
+        lives = Lives()
+        lives.one(-2.69)
+        lives.end()
+        assert not lives.one(-2.60, **change).killed
+        assert lives.supervisor.ready.is_set()
+
+    asyncio.run(check())
+
+
+def test_an_engine_that_answers_otherwise_than_its_twin_is_killed() -> None:
+    async def check() -> None:
+        lives = Lives()
+        lives.one(-2.69)
+        lives.end()
+        assert lives.one(-3.0).killed
+
+    asyncio.run(check())
+
+
+def test_one_step_of_bfloat16_is_not_another_answer() -> None:
+    async def check() -> None:
+        lives = Lives()
+        engine = lives.one(-11.0)
+        lives.supervisor.dispatcher.request_canaries()
+        lives.answer(engine, -11.0625)
+        assert not engine.killed and lives.supervisor.ready.is_set()
+        lives.supervisor.dispatcher.request_canaries()
+        lives.answer(engine, -9.0)
+        assert engine.killed
+
+    asyncio.run(check())
