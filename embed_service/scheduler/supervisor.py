@@ -254,7 +254,8 @@ class Supervisor:
         self.state.error = error
         for job in self._lanes.jobs():
             self._lanes.drop(job)
-            job.done.set_exception(Unavailable(error["message"], retry_after_seconds=30, code=error["code"]))
+            if not job.done.done():  # its client may have left at this very moment
+                job.done.set_exception(Unavailable(error["message"], retry_after_seconds=30, code=error["code"]))
         await self._notify()
 
     async def _notify(self) -> None:

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from embed_service.engine.protocol import Header
+from embed_service.errors import Unavailable
 from embed_service.models.spec import ModelSpec
 from embed_service.scheduler.lanes import Lanes
 from embed_service.scheduler.supervisor import Supervisor
+from embed_service.scheduler.work import Job
 from embed_service.settings import Settings
+
+ERROR = {"code": "no_memory", "message": "It does not fit.", "retryable": True}
 
 
 class FakeEngine:
@@ -96,5 +100,22 @@ def test_one_step_of_bfloat16_is_not_another_answer() -> None:
         lives.supervisor.dispatcher.request_canaries()
         lives.answer(engine, -9.0)
         assert engine.killed
+
+    asyncio.run(check())
+
+
+def test_a_client_that_leaves_as_the_engine_fails_does_not_stop_the_telling_of_others() -> None:
+    async def check() -> None:
+        lanes = Lanes(2)
+        supervisor = Supervisor(Settings(device="cpu"), lanes, lambda models: None)
+        loop = asyncio.get_running_loop()
+        left, stays = (Job("embed", "bulk", name, [np.zeros(3, np.int32)], [None], loop.create_future()) for name in "ab")
+        for job in (left, stays):
+            lanes.put(job)
+        left.done.cancel()  # its request drops it from the queue one turn of the loop later
+        await supervisor._set_error(ERROR)
+        with pytest.raises(Unavailable, match="does not fit"):
+            await stays.done
+        assert not lanes
 
     asyncio.run(check())
