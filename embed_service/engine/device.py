@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from embed_service.engine.memory import is_out_of_memory
 from embed_service.errors import ModelError
 from embed_service.settings import Settings
 
@@ -30,15 +31,37 @@ class Device:
 
 
 def choose_device(settings: Settings) -> Device:
-    """The device in force. Also sets the process's threads and its cap on device memory. Raises ModelError (no_cuda, no_mps)."""
+    """The device in force. Also sets the process's threads and its cap on device memory. Raises ModelError (no_cuda, no_mps, no_memory)."""
     device = _type(settings)
     if device == "cpu":
         torch.set_num_threads(settings.cpu_threads or physical_cores())
     if device == "cuda" and settings.embed_memory_gb is not None:
         # torch must be the first to refuse: an overcommit hangs a machine with unified memory.
-        torch.cuda.set_per_process_memory_fraction(memory_fraction(settings.embed_memory_gb, torch.cuda.mem_get_info()[1]))
+        try:
+            torch.cuda.set_per_process_memory_fraction(memory_fraction(settings.embed_memory_gb, torch.cuda.mem_get_info()[1]))
+        except RuntimeError as error:  # the first thing that the device is asked for
+            raise explain(error) or error from error
     dtype = _dtype(settings, device)
     return Device(device, dtype, _attention(settings, device, dtype))
+
+
+def explain(error: Exception) -> ModelError | None:
+    """The sentence for an error of the device outside of a micro-batch; None for any other error."""
+    first = str(error).strip().partition("\n")[0]
+    if is_out_of_memory(error):
+        return ModelError(
+            "no_memory",
+            f"The device has no memory left for the engine ({first}): free memory that other programs hold, or choose smaller models.",
+            retryable=True,
+        )
+    if isinstance(error, torch.AcceleratorError):
+        return ModelError(
+            "no_cuda",
+            f"torch {torch.__version__} cannot compute on this GPU ({first}): see with nvidia-smi whether it is free and its driver new, "
+            "install a torch that supports it, or set DEVICE=cpu.",
+            retryable=True,
+        )
+    return None
 
 
 def memory_fraction(gigabytes: float, total_bytes: int) -> float:

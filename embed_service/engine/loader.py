@@ -77,6 +77,8 @@ def load_model(spec: ModelSpec, device: Device) -> PaddedModel:
                 f"{name} does not fit in the memory of {device.type}: choose a smaller model, free memory, or raise EMBED_MEMORY_GB.",
                 retryable=True,
             ) from error
+        if isinstance(error, torch.AcceleratorError):
+            raise  # the device is to blame, not the model
         first = str(error).strip().partition("\n")[0]
         raise ModelError("bad_files", f"{name} cannot be loaded ({first}). Choose another model or revision.") from error
 

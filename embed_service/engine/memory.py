@@ -6,14 +6,25 @@ import gc
 
 import torch
 
-# A CPU allocator has no exception class of its own: c10/core/impl/alloc_cpu.cpp and MPSAllocator.mm throw these words.
-CPU_MESSAGES = ("can't allocate memory", "not enough memory", "MPS backend out of memory", "Cannot allocate memory")
+# What has no exception class of its own. The CPU's and Apple's allocators (c10/core/impl/alloc_cpu.cpp, MPSAllocator.mm: the second words
+# are for one buffer larger than the device takes), and CUDA where not torch's allocator but the driver or a library finds the memory taken,
+# by vLLM for example. None of these is sticky: the device goes on.
+MESSAGES = (
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "MPS backend out of memory",
+    "Invalid buffer size",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in CPU_MESSAGES)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in MESSAGES)
 
 
 def free_cache(device: torch.device) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -69,6 +70,8 @@ class EngineProcess:
             return self._failed("bad_files", str(error), False)
         except Exception as error:
             log.exception("the engine could not load")
+            if explained := _explained(error):
+                return self._failed(explained.code, explained.message, explained.retryable)
             return self._failed("internal", f"The engine could not load: {type(error).__name__}: {error}. Its log has the traceback.", True)
         while (message := self._inbox.get()) is not None:
             self._compute(executor, *message)
@@ -239,6 +242,14 @@ def warm_up(executor: Executor, specs: dict[Role, ModelSpec], device: Device, se
                 )
             if failed:
                 log.warning("%s_MODEL=%s: %s", role.upper(), spec.id, failed[0])
+
+
+def _explained(error: Exception) -> ModelError | None:
+    if "torch" not in sys.modules:
+        return None
+    from embed_service.engine.device import explain
+
+    return explain(error)
 
 
 def _import_and_choose(settings: Settings) -> Device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from embed_service.engine import device, loader
 from embed_service.engine.device import Device
 from embed_service.engine.loader import load_model
 from embed_service.engine.padded import Batch, PaddedExecutor
@@ -207,7 +209,7 @@ def test_missing_weights_are_an_error_not_random_values(tmp_path: Path) -> None:
 class FakeMemory:
     """FAKE device memory: a model that computes truly, but says out of memory above `positions`, as a full GPU does (none is here)."""
 
-    def __init__(self, model: Any, positions: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
+    def __init__(self, model: Any, positions: int, error: Callable[[str], Exception] = torch.OutOfMemoryError) -> None:
         self.model, self.positions, self.error = model, positions, error
         self.spec, self.pad_id, self.columns = model.spec, model.pad_id, model.columns
 
@@ -242,7 +244,52 @@ def test_a_real_allocator_failure_counts_as_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 55)
     assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(torch.AcceleratorError("CUDA error: device-side assert triggered"))
     assert not is_out_of_memory(RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("Invalid buffer size: 32.00 GiB"),
+    ],
+)
+def test_memory_that_others_took_counts_as_out_of_memory(error: Exception) -> None:
+    """FAKE: the words of the CUDA driver, of cuBLAS and of Apple's allocator, while computing and while loading."""
+    spec = spec_of("embed", checkpoint("bge-base"))
+    model = load_model(spec, FLOAT32)
+    sequences = Sequences.of([np.arange(5, 5 + n, dtype=np.int32) for n in (30, 20, 10)])
+    full = FakeMemory(model, 40, lambda message: error)
+    result = PaddedExecutor({"embed": full}, "cpu", MUCH_PADDING).run("embed", sequences)
+    assert result.oom_splits > 0 and not result.failed and np.isfinite(result.rows).all()
+
+
+def _refuse(error: Exception) -> Callable[..., Any]:
+    def load(*args: object, **kwargs: object) -> Any:
+        raise error
+
+    return load
+
+
+def test_an_error_of_the_device_while_loading_does_not_accuse_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of("embed", checkpoint("bge-base"))
+    taken = torch.AcceleratorError("CUDA error: out of memory\nmore lines")
+    monkeypatch.setattr(loader, "_from_pretrained", _refuse(taken))
+    with pytest.raises(ModelError, match="does not fit in the memory") as caught:
+        load_model(spec, FLOAT32)
+    assert caught.value.code == "no_memory" and caught.value.retryable
+
+    old = torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device\nmore lines")
+    monkeypatch.setattr(loader, "_from_pretrained", _refuse(old))
+    with pytest.raises(torch.AcceleratorError):
+        load_model(spec, FLOAT32)
+    told = device.explain(old)
+    assert told is not None and told.code == "no_cuda" and "no kernel image" in told.message and "more lines" not in told.message
+    first = device.explain(taken)
+    assert first is not None and first.code == "no_memory"
+    assert device.explain(ValueError("anything else")) is None
 
 
 def test_other_errors_are_not_swallowed() -> None:

@@ -69,3 +69,16 @@ def test_threads_are_physical_cores_within_the_quota(tmp_path: Path) -> None:
 def test_embed_memory_gb_is_a_part_of_the_device() -> None:
     assert device.memory_fraction(12, 24_000_000_000) == 0.5
     assert device.memory_fraction(200, 24_000_000_000) == 1
+
+
+def test_a_gpu_that_others_filled_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAKE: a CUDA device whose context cannot be made."""
+
+    def refuse() -> tuple[int, int]:
+        raise torch.AcceleratorError("CUDA error: out of memory\nmore lines")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", refuse)
+    with pytest.raises(ModelError, match="free memory that other programs hold") as caught:
+        device.choose_device(Settings(device="cuda", embed_memory_gb=4))
+    assert caught.value.code == "no_memory" and caught.value.retryable
