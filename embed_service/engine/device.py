@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from embed_service.errors import ModelError
 from embed_service.settings import Settings
 
 DeviceType = Literal["cuda", "mps", "cpu"]
+log = logging.getLogger(__name__)
+
 BF16_ADVANTAGE = 1.3  # times faster than float32 a CPU must be in bfloat16 to use it
 PROBE_SHAPE = (512, 1024, 3072)  # tokens × hidden × intermediate of Qwen3-0.6B
 
@@ -117,7 +121,12 @@ def _attention(settings: Settings, device: DeviceType, dtype: torch.dtype) -> st
         from transformers.utils.import_utils import is_flash_attn_2_available
 
         if is_flash_attn_2_available():
-            return "flash_attention_2"
+            try:
+                importlib.import_module("flash_attn")
+                return "flash_attention_2"
+            except (ImportError, OSError) as error:  # built for another torch: transformers would fail while loading
+                log.warning("the installed flash-attn cannot be used with torch %s (%s)", torch.__version__, error)
+        log.info("flash-attn is not to be had: computing with scaled-dot-product attention")
     return "sdpa"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,27 @@ def test_a_gpu_that_others_filled_is_told_as_such(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ModelError, match="free memory that other programs hold") as caught:
         device.choose_device(Settings(device="cuda", embed_memory_gb=4))
     assert caught.value.code == "no_memory" and caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("", "flash_attention_2"), ("raise ImportError('undefined symbol: _ZN3c105ErrorC2')", "sdpa")],
+    ids=["well", "broken"],
+)
+def test_flash_attention_is_used_where_its_package_works(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, expected: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FAKE package flash_attn and CUDA device."""
+    from transformers.utils import import_utils
+
+    (tmp_path / "flash_attn.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    monkeypatch.setattr(import_utils, "is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    chosen = device.choose_device(Settings(device="cuda"))
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    assert (chosen.type, chosen.dtype_name, chosen.attention) == ("cuda", "bfloat16", expected)
+    assert ("undefined symbol" in caplog.text) == (expected == "sdpa")
+    assert device.choose_device(Settings(device="cuda", use_flash_attn=False)).attention == "sdpa"
+    assert device.choose_device(Settings(device="cuda", dtype="float32")).attention == "sdpa"
