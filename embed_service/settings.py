@@ -47,7 +47,9 @@ class Settings(BaseSettings):
     hf_token_file: str | None = Field(None, description="File with a Hugging Face token, for gated models.")
 
     # Device
-    device: Literal["cuda", "auto", "cpu", "mps"] = Field("cuda", description="Where to compute; `auto` takes cuda, then mps, then cpu.")
+    device: Literal["cuda", "auto", "cpu", "mps"] = Field(
+        "cuda", description="Where to compute; `auto` takes cuda, then mps, then cpu. Of several GPUs CUDA_VISIBLE_DEVICES chooses one."
+    )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="`auto`: bfloat16 on CUDA and on a CPU where a measurement at start finds it faster; else float32."
     )
