@@ -41,7 +41,7 @@ def describe(role: Role, model_id: str, revision: str, path: str, settings: Sett
         "path": str(path),
         "architecture": str(repository.config.get("model_type", "")),
         "max_tokens": min([settings.max_input_tokens, *_position_limits(repository, architecture), *repository.sequence_limits()]),
-        "vocabulary": _vocabulary(repository, tokenizer),
+        "vocabulary": _vocabulary(repository, tokenizer, role),
         "segments": bool(architecture and architecture.segments and repository.config.get("type_vocab_size", 2) > 1),
     }
     if role == "embed":
@@ -122,11 +122,16 @@ def _position_limits(repository: Repository, architecture: Architecture | None) 
     return [int(positions) - (architecture.reserved_positions if architecture else 0)] if isinstance(positions, int) else []
 
 
-def _vocabulary(repository: Repository, tokenizer: Tokenizer) -> int:
-    """Rows of the embedding table. An id past them would be an illegal read on a GPU, so a tokeniser that has one is refused."""
+def _vocabulary(repository: Repository, tokenizer: Tokenizer, role: Role) -> int:
+    """Rows of the embedding table. An id past them would be an illegal read on a GPU, so a tokeniser that has one is refused.
+
+    Qwen3-Embedding-4B's table has 151,665 rows, and Qwen3's tokeniser adds four tokens past them (<tool_response> … </think>) that mean
+    nothing to an embedding. Such tokens are read as plain text (text/tokens.py); a reranker's template may need them.
+    """
     config = repository.config
     size = int((config.get("text_config") or config).get("vocab_size", 0)) or tokenizer.get_vocab_size()
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    used = tokenizer.get_vocab(with_added_tokens=role != "embed").values()
+    largest = max([*used, *tokenizer.encode("a").ids], default=0)
     if largest >= size:
         raise ModelError(
             "bad_files",

@@ -86,7 +86,7 @@ class TextTokenizer:
             message = f"{spec.id} has no tokenizer.json. Save it once with transformers' fast tokenizer, or choose another model."
             raise ModelError("bad_files", message)
         try:
-            tokenizer = cls(Tokenizer.from_file(str(file)), spec)
+            tokenizer = cls(_read(file, spec.vocabulary), spec)
         except Exception as error:  # the library raises bare Exception
             raise ModelError("bad_files", f"The tokenizer.json of {spec.id} cannot be read ({error}). Download the model again.") from error
         if spec.kind in ("yes_no", "classifier"):
@@ -148,6 +148,16 @@ class TextTokenizer:
         from embed_service.text.pairs import PairTokenizer
 
         return PairTokenizer(self)
+
+
+def _read(file: Path, vocabulary: int) -> Tokenizer:
+    """Without the added tokens that the model has no row for: their text is tokenised like any other."""
+    tokenizer = Tokenizer.from_file(str(file))
+    if max(tokenizer.get_added_tokens_decoder(), default=0) < vocabulary:
+        return tokenizer
+    content = json.loads(file.read_bytes())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < vocabulary]
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def _described(part: Any) -> dict[str, Any]:

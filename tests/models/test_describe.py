@@ -17,6 +17,7 @@ from embed_service.models.describe import describe
 from embed_service.models.fingerprint import embedding_fingerprint
 from embed_service.models.spec import ModelSpec, Role
 from embed_service.settings import Settings
+from embed_service.text.tokens import TextTokenizer
 from tests.models import reference
 from tests.support.checkpoints import checkpoint
 from tests.support.service import minilm_path
@@ -134,6 +135,20 @@ def test_other_poolings_run_on_sentence_transformers(copy: Callable[..., Path], 
     assert spec.dimensions in (64, 128)
 
 
+def test_added_tokens_past_the_table_are_plain_text(copy: Callable[..., Path]) -> None:
+    """Qwen3-Embedding-4B and -8B: 151,665 rows, beside a tokeniser that may go up to 151,668 as that of the 0.6B does."""
+    whole = TextTokenizer.load(spec_of("embed", checkpoint("qwen3-embedding")))
+    spec = spec_of("embed", copy("qwen3-embedding", "config.json", lambda content: content.update(vocab_size=151_665)))
+    assert spec.vocabulary == 151_665
+    tokenizer = TextTokenizer.load(spec)
+    texts = ["a plain text\n", "<tool_call> is kept", "<think>is not</think><tool_response>"]
+    found, before = (t.texts(texts, max_tokens=99) for t in (tokenizer, whole))
+    assert [t.ids.tolist() for t in found[:2]] == [t.ids.tolist() for t in before[:2]]
+    assert before[2].ids.max() == 151_668
+    assert found[2].ids[-1] == found[2].ids.max() == 151_643
+    assert tokenizer.detokenize(found[2].ids.tolist(), skip_special_tokens=True) == texts[2]
+
+
 @dataclass(frozen=True)
 class Refused:
     """A checkpoint with one file changed: `change` edits its JSON, or says what happens to the file."""
@@ -156,6 +171,8 @@ REFUSED = [
     Refused("nomic", "rerank", "unsupported", "neither", "modules.json", "delete"),
     Refused("bge-base", "embed", "unsupported", "quantised (fp8)", change=lambda c: c.update(quantization_config={"quant_method": "fp8"})),
     Refused("qwen3-embedding", "embed", "bad_files", "do not belong together", change=lambda c: c.update(vocab_size=1000)),
+    Refused("qwen3-embedding", "embed", "bad_files", "has the id 151643", change=lambda c: c.update(vocab_size=151_643)),
+    Refused("qwen3-reranker", "rerank", "bad_files", "has the id 151668", change=lambda c: c.update(vocab_size=151_665)),
     Refused("qwen3-embedding", "embed", "bad_files", "no tokenizer.json", "tokenizer.json", "delete"),
     Refused("qwen3-embedding", "embed", "bad_files", "tokenizer.json cannot be read", "tokenizer.json", "damage"),
     Refused("qwen3-embedding", "embed", "bad_files", "no config.json", "config.json", "delete"),
