@@ -71,6 +71,7 @@ class Dispatcher:
         self._expected_of: object = None
         self._head_since = 0.0
         self._open = False
+        self._condemned = False  # a canary failed: nothing that this engine still says counts
         self._vocabulary: dict[Role, int] = {}
         self.budgets: dict[Role, TokenBudget] = {
             role: TokenBudget(settings.max_batch_tokens, settings.target_batch_ms / 1000) for role in ("embed", "rerank")
@@ -80,7 +81,7 @@ class Dispatcher:
 
     def attach(self, engine: ChildEngine, models: dict[Role, ModelSpec], computed_on: object = None) -> None:
         """The engine's models are loaded. Only canaries go out before `open`. `computed_on`: device, precision and attention."""
-        self._engine = engine
+        self._engine, self._condemned = engine, False
         # Other weights or another precision (DEVICE=auto after the GPU is lost, DTYPE=auto measured anew) have answers of their own.
         answers_of = (computed_on, {role: (spec.id, spec.revision) for role, spec in models.items()})
         if answers_of != self._expected_of:
@@ -137,7 +138,7 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Send what fits. Call whenever work or room may have appeared."""
-        while self._engine is not None and len(self._in_flight) < DEPTH:
+        while self._engine is not None and not self._condemned and len(self._in_flight) < DEPTH:
             batch = self._next()
             if batch is None:
                 break
@@ -170,6 +171,8 @@ class Dispatcher:
 
     def on_result(self, header: Header, body: bytes) -> None:
         """Rows float32 [rows, columns] of one micro-batch."""
+        if self._condemned:
+            return  # it stays in flight, and the next engine computes it again
         batch = self._in_flight.pop(header["id"], None)
         if batch is None:
             return
@@ -222,6 +225,8 @@ class Dispatcher:
             for suspect in suspects:
                 self._suspects.remove(suspect)
                 self._acquit(suspect)
+        else:
+            self._condemned = True
         self._on_canary(canary.role, ok)
 
     def _acquit(self, suspect: _Suspect) -> None:

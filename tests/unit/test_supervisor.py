@@ -54,8 +54,12 @@ class Lives:
         return engine  # type: ignore[no-any-return]
 
     def answer(self, engine: FakeEngine, logit: float) -> None:
+        self.result(engine.asked[-1]["id"], logit)
+
+    def result(self, number: int, logit: float) -> None:
+        figures = {"compute_seconds": 0.01, "computed_tokens": 3, "padded_tokens": 3, "oom_splits": 0}
         row = np.array([[logit]], np.float32).tobytes()
-        self.supervisor._on_message({"type": "result", "id": engine.asked[-1]["id"], "rows": 1, "columns": 1}, row)
+        self.supervisor._on_message({"type": "result", "id": number, "rows": 1, "columns": 1, **figures}, row)
 
     def end(self) -> None:
         self.supervisor.ready.clear()
@@ -100,6 +104,29 @@ def test_one_step_of_bfloat16_is_not_another_answer() -> None:
         lives.supervisor.dispatcher.request_canaries()
         lives.answer(engine, -9.0)
         assert engine.killed
+
+    asyncio.run(check())
+
+
+def test_nothing_counts_that_an_engine_says_after_a_wrong_canary() -> None:
+    """Its weights are damaged; what it had computed behind the canary may lie in the socket still."""
+
+    async def check() -> None:
+        lives = Lives()
+        engine = lives.one(-2.0)
+        dispatcher, lanes = lives.supervisor.dispatcher, lives.supervisor._lanes
+        job = Job("rerank", "bulk", "a", [np.arange(3, dtype=np.int32)], [None], asyncio.get_running_loop().create_future())
+        dispatcher.request_canaries()
+        lanes.put(job)
+        dispatcher.pump()
+        canary, work = (header["id"] for header in engine.asked[-2:])
+        for number, logit in ((canary, -4.0), (work, -7.0)):
+            lives.result(number, logit)
+        assert engine.killed and not job.done.done()
+        lives.end()
+        engine = lives.one(-2.0)
+        lives.answer(engine, -3.0)
+        assert (await job.done).tolist() == [[-3.0]]
 
     asyncio.run(check())
 
