@@ -184,3 +184,24 @@ def test_a_model_that_leaves_no_memory_to_compute_is_an_error() -> None:
     with pytest.raises(ModelError, match="choose a smaller model") as caught:
         warm_up(FullMemory(fits=0), {"embed": spec}, device, settings)
     assert caught.value.code == "no_memory"
+
+
+def test_a_gpu_that_cannot_compute_is_told_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAKE: the error of a GPU that is older than torch's build."""
+    import torch
+
+    from embed_service.engine.process import EngineProcess
+
+    def load(settings: Settings) -> None:
+        raise torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device\nmore lines")
+
+    ours, theirs = (BlockingConnection(end) for end in socket.socketpair())
+    process = EngineProcess(theirs)
+    monkeypatch.setattr(process, "_load", load)
+    monkeypatch.setattr("embed_service.telemetry.logs.configure", lambda settings: None)
+    status = process._run()
+    failed = ours.receive()
+    for end in (ours, theirs):
+        end.close()
+    assert status == 3 and failed is not None
+    assert failed[0]["code"] == "no_cuda" and "no kernel image" in failed[0]["message"] and "DEVICE=cpu" in failed[0]["message"]
