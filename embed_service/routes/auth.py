@@ -18,6 +18,7 @@ from embed_service.telemetry.logs import get_logger
 __all__ = ["OPEN_PATHS", "ApiKeys", "AuthMiddleware"]
 
 OPEN_PATHS = frozenset({"/health", "/livez", "/"})
+UNREADABLE = (-1,)
 log = get_logger()
 
 
@@ -29,7 +30,7 @@ class ApiKeys:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, ...] | None = None
         self._digests: list[bytes] = []
 
     def accepts(self, key: str) -> bool:
@@ -42,15 +43,16 @@ class ApiKeys:
     def _refresh(self) -> None:
         try:
             status = os.stat(self._path)
-            stamp = (status.st_mtime_ns, status.st_size)
+            # A tool that deploys secrets may give each file the same time; the change time and the inode are not its to choose.
+            stamp = (status.st_dev, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)
             if stamp == self._stamp:
                 return
-            with open(self._path, encoding="utf-8") as file:
+            with open(self._path, encoding="utf-8-sig") as file:  # Windows editors begin a file with a byte order mark
                 lines = [line.strip() for line in file]
         except (OSError, UnicodeDecodeError) as error:
-            if self._stamp != (-1, -1):
+            if self._stamp != UNREADABLE:
                 log.error("API_KEYS_FILE cannot be read: no key is accepted", path=self._path, error=str(error))
-            self._stamp, self._digests = (-1, -1), []
+            self._stamp, self._digests = UNREADABLE, []
             return
         self._stamp = stamp
         self._digests = [digest for line in lines if line and not line.startswith("#") and (digest := _digest(line))]
