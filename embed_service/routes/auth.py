@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from typing import Any
 
 import orjson
 from starlette.datastructures import Headers
@@ -100,11 +103,16 @@ class AuthMiddleware:
 
     async def _check_capability(self, capability: str, scope: Scope, headers: Headers) -> None:
         if await self.peers.trusts(scope):
-            try:
-                granted = orjson.loads(headers.get("tailscale-app-capabilities", ""))
-            except orjson.JSONDecodeError:
-                granted = None
+            granted = _granted(headers.get("tailscale-app-capabilities", ""))
             if isinstance(granted, dict) and capability in granted:
                 return
         message = f"This server wants the Tailscale capability {capability}. Grant it to your device in the tailnet's policy."
         raise Forbidden(message, code="missing_capability")
+
+
+def _granted(header: str) -> Any:
+    """The JSON in Tailscale-App-Capabilities, which `serve` writes as RFC 2047 encoded words where a grant's value is not all ASCII."""
+    try:
+        return orjson.loads(str(make_header(decode_header(header))) if header.startswith("=?") else header)
+    except (HeaderParseError, LookupError, ValueError):
+        return None
