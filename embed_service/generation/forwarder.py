@@ -74,6 +74,18 @@ class GenerationForwarder:
                 code="generation_not_configured",
             )
 
+    async def names(self, *, via: str = "") -> list[str]:
+        """The names under which the server answers; none where there is none, or it does not tell them now."""
+        if not self._settings.generation_url or self._mark in via:
+            return []
+        if self._settings.generation_model:
+            return [self._settings.generation_model]
+        try:
+            async with asyncio.timeout(MODEL_LIST_SECONDS):
+                return await self._model_names() or []
+        except (httpx.TransportError, TimeoutError, Unavailable):
+            return []
+
     @asynccontextmanager
     async def forward(self, path: Route, body: dict[str, Any], *, via: str = "") -> AsyncIterator[Answer]:
         """Send `body` on, without what the server refuses, and yield its answer; the connection is released at the end.
@@ -197,7 +209,8 @@ class GenerationForwarder:
 
     async def _ask_names(self) -> list[str] | None:
         try:
-            response = await self._client.get("/v1/models", headers=self._authorization(), timeout=MODEL_LIST_SECONDS)
+            headers = {"via": f"1.1 {self._mark}", **self._authorization()}
+            response = await self._client.get("/v1/models", headers=headers, timeout=MODEL_LIST_SECONDS)
             listed = orjson.loads(response.content)["data"] if response.status_code == 200 else []
             return [entry["id"] for entry in listed if isinstance(entry["id"], str)] or None
         except (httpx.ConnectError, httpx.ConnectTimeout):

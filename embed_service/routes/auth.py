@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from typing import Any
 
 import orjson
 from starlette.datastructures import Headers
@@ -18,6 +21,7 @@ from embed_service.telemetry.logs import get_logger
 __all__ = ["OPEN_PATHS", "ApiKeys", "AuthMiddleware"]
 
 OPEN_PATHS = frozenset({"/health", "/livez", "/"})
+UNREADABLE = (-1,)
 log = get_logger()
 
 
@@ -29,7 +33,7 @@ class ApiKeys:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, ...] | None = None
         self._digests: list[bytes] = []
 
     def accepts(self, key: str) -> bool:
@@ -42,15 +46,16 @@ class ApiKeys:
     def _refresh(self) -> None:
         try:
             status = os.stat(self._path)
-            stamp = (status.st_mtime_ns, status.st_size)
+            # A tool that deploys secrets may give each file the same time; the change time and the inode are not its to choose.
+            stamp = (status.st_dev, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)
             if stamp == self._stamp:
                 return
-            with open(self._path, encoding="utf-8") as file:
+            with open(self._path, encoding="utf-8-sig") as file:  # Windows editors begin a file with a byte order mark
                 lines = [line.strip() for line in file]
         except (OSError, UnicodeDecodeError) as error:
-            if self._stamp != (-1, -1):
+            if self._stamp != UNREADABLE:
                 log.error("API_KEYS_FILE cannot be read: no key is accepted", path=self._path, error=str(error))
-            self._stamp, self._digests = (-1, -1), []
+            self._stamp, self._digests = UNREADABLE, []
             return
         self._stamp = stamp
         self._digests = [digest for line in lines if line and not line.startswith("#") and (digest := _digest(line))]
@@ -98,11 +103,16 @@ class AuthMiddleware:
 
     async def _check_capability(self, capability: str, scope: Scope, headers: Headers) -> None:
         if await self.peers.trusts(scope):
-            try:
-                granted = orjson.loads(headers.get("tailscale-app-capabilities", ""))
-            except orjson.JSONDecodeError:
-                granted = None
+            granted = _granted(headers.get("tailscale-app-capabilities", ""))
             if isinstance(granted, dict) and capability in granted:
                 return
         message = f"This server wants the Tailscale capability {capability}. Grant it to your device in the tailnet's policy."
         raise Forbidden(message, code="missing_capability")
+
+
+def _granted(header: str) -> Any:
+    """The JSON in Tailscale-App-Capabilities, which `serve` writes as RFC 2047 encoded words where a grant's value is not all ASCII."""
+    try:
+        return orjson.loads(str(make_header(decode_header(header))) if header.startswith("=?") else header)
+    except (HeaderParseError, LookupError, ValueError):
+        return None

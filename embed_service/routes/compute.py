@@ -130,8 +130,10 @@ class Computation:
         for index, sequence in enumerate(sequences):
             if sequence.cut:
                 name = f"{param}[{index}]"
+                by_model = sequence.full > spec.max_tokens  # else a limit of the request's own cut it
+                whose, most = ("this model's", spec.max_tokens) if by_model else ("this request's", len(sequence.ids))
                 raise BadRequest(
-                    f"{name}: this model's maximum context length is {spec.max_tokens} tokens, but the text has {sequence.full}. "
+                    f"{name}: {whose} maximum context length is {most} tokens, but the text has {sequence.full}. "
                     "Shorten it, or let it be cut with truncate: true.",
                     param=name,
                     code="context_length_exceeded",

@@ -47,18 +47,23 @@ async def rank(
     max_tokens_per_doc: int | None = None,
     refuse_cut: bool = False,
     param: str = "documents",
+    query_param: str = "query",
 ) -> Ranking:
-    """The score of each (query, document), in order. A query that several documents share is tokenised, and by cosine computed, once."""
+    """The score of each (query, document), in order. A query that several documents share is tokenised, and by cosine computed, once.
+
+    With `refuse_cut` a text that would be cut is a BadRequest, which calls it by `param` or `query_param`.
+    """
     served = await computation.service.wait_ready("rerank")
     spec = served.spec
     groups: dict[str, list[int]] = {}
     for index, (query, _) in enumerate(pairs):
         groups.setdefault(query, []).append(index)
     if spec.kind == "cosine":
-        return Ranking(spec, await _cosines(computation, pairs, groups, instruction, max_tokens_per_doc, refuse_cut, param))
+        return Ranking(spec, await _cosines(computation, pairs, groups, instruction, max_tokens_per_doc, refuse_cut, param, query_param))
     if instruction and not served.tokenizer.pairs.templated:
         computation.dropped.append("instruction")
-    tokenising = _judged(computation, served.tokenizer, pairs, groups, instruction, max_tokens_per_doc)
+    refused = query_param if refuse_cut else None
+    tokenising = _judged(computation, served.tokenizer, pairs, groups, instruction, max_tokens_per_doc, refused)
     sequences = await computation.tokenised("rerank", tokenising)
     if refuse_cut:
         computation.refuse_cut(sequences, spec, param)
@@ -74,11 +79,14 @@ async def _judged(
     groups: dict[str, list[int]],
     instruction: str | None,
     most: int | None,
+    refused: str | None,
 ) -> list[Tokenised]:
     pool = computation.state.pool
     found: dict[int, Tokenised] = {}
     for query, indices in groups.items():
         head = await pool.run(partial(tokenizer.pairs.head, query, instruction))
+        if refused and head.cut:
+            raise _too_long(refused, tokenizer.spec)
         sequences = await pool.map(partial(tokenizer.pairs.documents, head, max_tokens_per_doc=most), [pairs[i][1] for i in indices])
         found.update(zip(indices, sequences, strict=True))
     return [found[index] for index in range(len(pairs))]
@@ -92,6 +100,7 @@ async def _cosines(
     most: int | None,
     refuse_cut: bool,
     param: str,
+    query_param: str,
 ) -> Float64:
     served = await computation.service.wait_ready("embed")
     tokenizer = served.tokenizer
@@ -113,8 +122,7 @@ async def _cosines(
     sequences = await computation.tokenised("rerank", tokenise())
     if refuse_cut:
         if any(sequence.cut for sequence in sequences[: len(queries)]):
-            message = f"query: it is longer than this model's maximum context length of {limit} tokens. Shorten it."
-            raise BadRequest(message, param="query", code="context_length_exceeded")
+            raise _too_long(query_param, served.spec)
         computation.refuse_cut(sequences[len(queries) :], served.spec, param)
     computation.count("rerank", sequences)
     rows = (await computation.rows("embed", sequences, "interactive")).astype(np.float64)
@@ -122,3 +130,8 @@ async def _cosines(
     of_query = rows[[position[query] for query, _ in pairs]]
     cosines: Float64 = np.einsum("nd,nd->n", of_query, rows[len(queries) :])
     return cosines
+
+
+def _too_long(query_param: str, spec: ModelSpec) -> BadRequest:
+    message = f"{query_param}: it leaves no room within this model's maximum context length of {spec.max_tokens} tokens. Shorten it."
+    return BadRequest(message, param=query_param, code="context_length_exceeded")

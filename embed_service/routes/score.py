@@ -36,6 +36,7 @@ async def _score(computation: Computation, wanted: ScoreRequest) -> Response:
         max_tokens_per_doc=wanted.max_tokens_per_doc,
         refuse_cut=wanted.truncate == "NONE",
         param=wanted.second_name,
+        query_param=wanted.first_name,
     )
     scores = ranking.scores(wanted.raw_scores)
     body = {

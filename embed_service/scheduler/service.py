@@ -86,6 +86,8 @@ class Service:
                 raise Unavailable(error["message"], retry_after_seconds=30, code=error["code"])
             if self._loading is not None:
                 await asyncio.shield(self._loading)
+            if role not in self._served:  # its tokenizer was refused meanwhile: the error says why
+                return await self.wait_ready(role)
         return self._served[role]
 
     def served(self, role: Role) -> ServedModel | None:

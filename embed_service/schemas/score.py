@@ -55,6 +55,10 @@ class ScoreRequest(Request):
         return list(zip(left, right, strict=True))
 
     @property
+    def first_name(self) -> str:
+        return self._given(FIRST)[0]
+
+    @property
     def second_name(self) -> str:
         return self._given(SECOND)[0]
 

@@ -122,6 +122,21 @@ def test_a_caller_with_the_capability_is_let_in(gated: ServiceProcess) -> None:
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        f'=?utf-8?q?{{"{CAPABILITY}":[{{"who":"B=C3=BCro"}}]}}?=',
+        f'=?utf-8?q?{{"{CAPABILITY}":[{{"who":"B=C3=BC?= =?utf-8?q?ro_of_Zo=C3=AB"}}]}}?=',
+    ],
+)
+def test_a_grant_with_other_letters_than_ascii_is_read(gated: ServiceProcess, value: str) -> None:
+    """Tailscale writes such a header as RFC 2047's encoded words (encTailscaleHeaderValue in its ipn/ipnlocal/serve.go)."""
+    with gated.client(headers={"Tailscale-App-Capabilities": value}) as client:
+        assert client.get("/v1/models").status_code == 200
+    with gated.client(headers={"Tailscale-App-Capabilities": value.replace(CAPABILITY, "example.com/cap/other")}) as client:
+        assert_error(client.get("/v1/models"), 403, CAPABILITY)
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {},
@@ -129,8 +144,11 @@ def test_a_caller_with_the_capability_is_let_in(gated: ServiceProcess) -> None:
         granted(),
         {"Tailscale-App-Capabilities": "not json"},
         {"Tailscale-App-Capabilities": f'["{CAPABILITY}"]'},
+        {"Tailscale-App-Capabilities": "=?utf-8?b?x?="},
+        {"Tailscale-App-Capabilities": "=?no-such-charset?q?=C3?="},
+        {"Tailscale-App-Capabilities": "=?utf-8?q?=FF?="},
     ],
-    ids=["none", "another", "empty", "no JSON", "a list"],
+    ids=["none", "another", "empty", "no JSON", "a list", "bad base64", "unknown charset", "bad UTF-8"],
 )
 def test_a_caller_without_it_gets_403_that_names_it(gated: ServiceProcess, headers: dict[str, str]) -> None:
     with gated.client(headers=headers) as client:

@@ -164,6 +164,13 @@ def test_long_ids_are_cut_too(client: httpx.Client, tokenizer: Tokenizer) -> Non
     )
 
 
+def test_long_ids_are_cut_at_the_side_asked_for(client: httpx.Client, tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(LONG).ids
+    assert close(embed(client, ids), embed(client, cut_ids(tokenizer, LONG, LIMIT)))
+    assert close(embed(client, ids, truncate="START"), embed(client, cut_ids(tokenizer, LONG, LIMIT, "left")))
+    assert close(embed(client, [ids], truncate_prompt_tokens=16), embed(client, cut_ids(tokenizer, LONG, 16)))
+
+
 def test_unknown_fields_are_ignored(client: httpx.Client) -> None:
     extra = {"user": "me", "late_chunking": True, "normalized": False, "embedding_type": "float", "priority": 1, "x": {"y": [None]}}
     assert close(embed(client, "one note", **extra), embed(client, "one note"))

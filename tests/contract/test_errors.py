@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -54,6 +55,14 @@ def test_json_media_types_are_read(client: httpx.Client, type_: str | None) -> N
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/rerank", "/tokenize"])
 def test_another_media_type_is_415(client: httpx.Client, path: str, type_: str) -> None:
     assert_error(client.post(path, content=b'{"input": "x"}', headers={"content-type": type_}), 415, "application/json")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+def test_a_compressed_body_is_415(client: httpx.Client, encoding: str) -> None:
+    headers = {**JSON, "content-encoding": encoding}
+    assert_error(client.post("/v1/embeddings", content=gzip.compress(b'{"input": "x"}'), headers=headers), 415, encoding, "uncompressed")
+    plain = {**JSON, "content-encoding": "identity"}
+    assert client.post("/v1/embeddings", content=b'{"input": "x"}', headers=plain).status_code == 200
 
 
 def megabytes(count: int) -> Iterator[bytes]:

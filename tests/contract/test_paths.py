@@ -46,6 +46,16 @@ def test_get(client: httpx.Client, path: str, slash: str) -> None:
     assert answer.content
 
 
+@pytest.mark.parametrize("path", ["/", *GETS])
+def test_head_is_a_get_without_its_body(client: httpx.Client, path: str) -> None:
+    """Monitors and `curl -I` ask this way."""
+    answer = client.head(path)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == client.get(path).headers["content-type"]
+    assert int(answer.headers["content-length"]) > 0
+    assert answer.content == b""
+
+
 @pytest.mark.parametrize("prefix", ["", "/v1", "/v2"])
 def test_texts_get_the_bare_array_on_every_rerank_path(client: httpx.Client, prefix: str) -> None:
     answer = client.post(f"{prefix}/rerank", json={"query": "one", "texts": ["a note", "another"]})

@@ -5,6 +5,7 @@ The weights are random (tests/support/checkpoints.py); tokeniser, layout and tem
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import httpx
@@ -115,6 +116,32 @@ def test_a_long_query_is_cut_after_the_document(qwen: httpx.Client) -> None:
     one, other = (scores(rerank(qwen, head + prose(700, seed), PLANETS[:2])) for seed in (5, 6))
     assert close(one, other)
     assert all(0 <= s <= 1 for s in one)
+
+
+def test_a_refused_cut_names_what_is_too_long(qwen: httpx.Client) -> None:
+    long = prose(900)
+    for path, body in (
+        ("/v1/rerank", {"query": long, "documents": PLANETS}),
+        ("/rerank", {"query": long, "texts": PLANETS}),
+        ("/v1/score", {"queries": long, "documents": PLANETS}),
+    ):
+        error = assert_error(qwen.post(path, json={**body, "truncate": False}), 400, "maximum context length", str(LIMIT))
+        assert error["param"] == next(iter(body)), "the documents are short: shortening them would not help"
+    answer = qwen.post("/v1/rerank", json={"query": Q, "documents": ["short", long], "truncate": False})
+    assert assert_error(answer, 400, str(LIMIT))["param"] == "documents[1]"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/rerank", {"query": Q, "documents": [D], "max_tokens_per_doc": 2}),
+        ("/v1/embeddings", {"input": [D], "truncate_prompt_tokens": 4}),
+    ],
+)
+def test_a_limit_of_the_request_is_the_one_that_the_refusal_tells(qwen: httpx.Client, path: str, body: dict[str, object]) -> None:
+    message = assert_error(qwen.post(path, json={**body, "truncate": False}), 400, "maximum context length")["message"]
+    most, has = (int(number) for number in re.findall(r"(\d+) tokens, but the text has (\d+)", message)[0])
+    assert most < has < LIMIT
 
 
 def test_identical_documents_are_computed_once(qwen: httpx.Client) -> None:

@@ -30,6 +30,12 @@ def test_the_form_of_score(client: httpx.Client, minilm: str) -> None:
     assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] > 0
 
 
+@pytest.mark.parametrize(("asked", "answered"), [("qmd-rerank", "qmd-rerank"), ("rerank", "rerank"), ("x", None), (None, None)])
+def test_score_echoes_an_alias(client: httpx.Client, minilm: str, asked: str | None, answered: str | None) -> None:
+    body = client.post("/v1/score", json={"text_1": "q", "text_2": "d", "model": asked}).json()
+    assert body["model"] == (answered or minilm)
+
+
 @pytest.mark.parametrize(("first", "second"), [("text_1", "text_2"), ("queries", "documents"), ("data_1", "data_2")])
 def test_one_to_many_is_rerank_in_document_order(client: httpx.Client, first: str, second: str) -> None:
     expected = scores(rerank(client, RED_PLANET, PLANETS))

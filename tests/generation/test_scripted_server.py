@@ -246,9 +246,26 @@ class TestStreams:
         assert_error(chat(scripted_client, stream=True), 400, "maximum context length")
 
 
+def listed(client: httpx.Client) -> list[str]:
+    answer = client.get("/v1/models", timeout=10)
+    assert answer.status_code == 200
+    return [model["id"] for model in answer.json()["data"]]
+
+
+def test_a_client_with_one_url_finds_the_name_of_its_chat_model(scripted: ScriptedServer, start: Callable[..., ServiceProcess]) -> None:
+    """Some clients refuse to start where /v1/models does not list each of their models."""
+    scripted.models = lambda call: call.answer(500, "")
+    with start(GENERATION_URL=scripted.url).client() as client:
+        assert "qmd-embed" in listed(client)
+    scripted.reset()
+    with start(GENERATION_URL=scripted.url).client() as client:
+        assert {"served", "also-served", "qmd-embed", "qmd-rerank"} <= set(listed(client))
+
+
 def test_a_url_that_leads_back_here(start: Callable[..., ServiceProcess]) -> None:
     port = free_port()
     with start(port, GENERATION_URL=f"http://127.0.0.1:{port}").client() as client:
+        assert "qmd-embed" in listed(client)
         assert_error(chat(client), 400, "GENERATION_URL leads back")
 
 
@@ -259,5 +276,6 @@ def test_a_key_file_that_is_not_there(scripted: ScriptedServer, start: Callable[
 
 def test_a_configured_model_wins(scripted: ScriptedServer, start: Callable[..., ServiceProcess]) -> None:
     with start(GENERATION_URL=scripted.url, GENERATION_MODEL="mine").client() as client:
+        assert "mine" in listed(client)
         assert chat(client, model="also-served").headers["x-model"] == "mine"
         assert scripted.calls[0].body["model"] == "mine"

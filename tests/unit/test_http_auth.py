@@ -46,6 +46,27 @@ def test_keys_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
     assert keys.accepts("again")
 
 
+def test_a_key_replaced_by_one_of_the_same_length_and_time_is_revoked(tmp_path: Path) -> None:
+    file, fresh = tmp_path / "keys", tmp_path / "fresh"
+    file.write_text("old1\n")
+    os.utime(file, ns=(1, 1))  # as tools do that deploy secrets reproducibly
+    keys = ApiKeys(str(file))
+    assert keys.accepts("old1")
+    fresh.write_text("new1\n")
+    os.utime(fresh, ns=(1, 1))
+    fresh.replace(file)
+    assert keys.accepts("new1")
+    assert not keys.accepts("old1")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(b"\xef\xbb\xbffirst\r\nsecond\r\n")
+    keys = ApiKeys(str(file))
+    assert keys.accepts("first")
+    assert keys.accepts("second")
+
+
 def test_a_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# none yet\n")
