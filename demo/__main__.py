@@ -107,7 +107,9 @@ def run(console: Console, query: str, port: int, keep: bool) -> None:
 
 def main() -> int:
     console = Console()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Not KeyboardInterrupt: one that passes through an exec(), as in an import, makes CPython end by the signal although it was caught.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     query = " ".join(sys.argv[1:]).strip() or QUERY
     try:
         port = int(os.environ.get("PORT") or processes.free_port())
@@ -116,9 +118,9 @@ def main() -> int:
         return 2
     try:
         run(console, query, port, os.environ.get("KEEP", "").lower() in TRUE)
-    except KeyboardInterrupt:
+    except SystemExit:
         console.print("\nInterrupted; everything is stopped.")
-        return 130
+        raise
     except processes.StartError as error:
         console.print(f"[red]{error}", highlight=False, markup=True)
         return 1

@@ -150,7 +150,7 @@ def test_models_that_this_process_cannot_serve_stay_an_error(tmp_path: Path) -> 
     with ServiceProcess(
         {"RERANK_MODEL": str(checkpoint("qwen3-reranker")), "MAX_INPUT_TOKENS": "16", "LOAD_WAIT_SECONDS": "60"}, tmp_path / "service.log"
     ) as service:
-        poll(lambda: service.health()[1]["engine"]["dtype"], 120, "an engine that computes")
+        poll(lambda: service.health()[1].get("engine", {}).get("dtype"), 120, "an engine that computes")
         for _ in range(20):
             status, body = service.health()
             assert (status, body["status"]) == (503, "error")
