@@ -8,11 +8,19 @@ import orjson
 from embed_service.errors import BadRequest, BodyTooLarge, InternalError, NotFound, ServiceError, Unavailable
 
 LONGEST_MESSAGE = 2_000  # characters
+LONGEST_LOCATION = 200
 BUSY = frozenset({408, 425, 429, 502, 503, 504})
 
 
 def from_answer(response: httpx.Response) -> ServiceError:
-    """The error for an answer with a status from 400 up, its body read."""
+    """The error for an answer with a status from 300 up, its body read."""
+    if response.status_code < 400:
+        where = response.headers.get("location", "another address")[:LONGEST_LOCATION]
+        return Unavailable(
+            f"The server at GENERATION_URL redirects ({response.status_code}) to {where}. Set GENERATION_URL to the address it leads to.",
+            retry_after_seconds=30,
+            code="generation_unavailable",
+        )
     status, said = response.status_code, message_of(response.text)
     parameter = parameter_of(response.text)
     if status in (401, 403):

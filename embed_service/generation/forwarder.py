@@ -139,7 +139,7 @@ class GenerationForwarder:
         renamed = False
         for last in (*[False] * (MOST_TRIES - 1), True):
             response = await self._send(path, body, via)
-            if response.status_code < 400:
+            if response.status_code < 300:
                 return Answer(response, sorted(asked.intersection(dropped)), body.get("model"), off, deadline)
             await response.aread()
             if last or response.status_code not in (400, 404, 422):

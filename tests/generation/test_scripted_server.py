@@ -125,6 +125,11 @@ class TestTheAnswer:
         scripted.chat = lambda call: call.answer(200, "<html>hello</html>", content_type="text/html")
         assert_error(chat(scripted_client), 503, "GENERATION_URL")
 
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_redirect_names_the_address_to_set(self, scripted: ScriptedServer, scripted_client: httpx.Client, stream: bool) -> None:
+        scripted.chat = lambda call: call.answer(308, "", location="https://text.example/v1/chat/completions")
+        assert_error(chat(scripted_client, stream=stream), 503, "GENERATION_URL", "308", "https://text.example")
+
     def test_a_server_that_never_answers(self, scripted: ScriptedServer, scripted_client: httpx.Client) -> None:
         closed: list[bool] = []
         scripted.chat = lambda call: closed.append(call.wait_closed(60))
