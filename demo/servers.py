@@ -56,14 +56,15 @@ class Servers:
         """The service with the winning reranker, ready, with text generation behind it, ready too. Raises StartError."""
         generation_port = processes.free_port()
         folder = smollm2.CACHE / smollm2.NAME
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(2) as pool:
             try:
                 generating = pool.submit(self._generation, generation_port, report)
                 if winner.rerank_model == "smollm2":
                     generating.result()  # its folder must be there first
                 rerank_model = self.rerank_model(winner, folder)
                 service = processes.service(port, rerank_model, LOGS / "service.log", f"http://127.0.0.1:{generation_port}", str(folder))
-                self._run(service)
+                # In a thread, because a signal interrupts the main one anywhere: also between a process's start and its being noted.
+                pool.submit(self._run, service).result()
                 body = service.wait_ready(READY_SECONDS, lambda phase: report(SERVICE, phase))
                 report(SERVICE, f"ready on {body['device']} in {(body.get('engine') or {}).get('dtype')}")
                 generating.result()
