@@ -78,7 +78,9 @@ class Settings(BaseSettings):
 
     # Health
     health_canary_seconds: float = Field(30, gt=0, description="/health is green only while a canary passed within this time.")
-    engine_hang_seconds: float = Field(20, gt=0, description="An engine without a heartbeat for this long is killed and started again.")
+    engine_hang_seconds: float = Field(
+        20, gt=0, description="An engine without a heartbeat for this long (two minutes while it loads) is killed and started again."
+    )
 
     # HTTP
     host: str = Field("127.0.0.1", description="Address to listen on (the container listens on 0.0.0.0).")

@@ -20,7 +20,7 @@ class Result:
     computed_tokens: int  # real tokens, each once
     padded_tokens: int  # positions computed, padding included
     oom_splits: int = 0
-    failed: dict[int, str] = field(default_factory=dict)  # index → sentence
+    failed: dict[int, str] = field(default_factory=dict)  # index → sentence; for want of memory
 
 
 class Executor(Protocol):

@@ -15,7 +15,7 @@ import structlog
 
 from embed_service.engine.protocol import Header
 from embed_service.engine.sequences import Sequences
-from embed_service.errors import InternalError
+from embed_service.errors import InternalError, ServiceError, Unavailable
 from embed_service.models.spec import ModelSpec, Role
 from embed_service.scheduler.budget import TokenBudget
 from embed_service.scheduler.lanes import ALONE_AFTER_DEATHS, Lanes
@@ -113,7 +113,7 @@ class Dispatcher:
         deaths = item.job.deaths.get(item.index, 0) + 1
         item.job.deaths[item.index] = deaths
         if deaths > ALONE_AFTER_DEATHS and not item.job.done.done():
-            self._fail(item, f"input {item.index} ended the engine {deaths} times")
+            self._fail(item, _incomputable(f"Input {item.index} ended the engine {deaths} times."))
 
     @property
     def head_seconds(self) -> float:
@@ -185,7 +185,8 @@ class Dispatcher:
             failed = {int(index): text for index, text in header.get("failed", {}).items()}
             for index, text in failed.items():
                 metrics.failed_rows.labels(batch.role).inc()
-                self._fail(batch.items[index], text)
+                # Another program may have the memory for a moment, and a client that gets 500 for a rerank keeps zero scores for good.
+                self._fail(batch.items[index], Unavailable(text, retry_after_seconds=5, code="out_of_memory"))
             good = [n for n in range(len(batch.items)) if n not in failed]
             part = MicroBatch(batch.id, batch.role, [batch.items[n] for n in good])
             if np.isfinite(rows[good]).all():
@@ -235,7 +236,7 @@ class Dispatcher:
         finite = np.isfinite(suspect.rows).all(axis=1)
         for n in np.flatnonzero(~finite):
             metrics.failed_rows.labels(role).inc()
-            self._fail(items[n], f"the model's answer for input {items[n].index} is not a number")
+            self._fail(items[n], _incomputable(f"The model's answer for input {items[n].index} is not a number."))
         good = np.flatnonzero(finite)
         self._deliver(MicroBatch(suspect.batch.id, role, [items[n] for n in good]), suspect.rows[good], suspect.compute_seconds)
 
@@ -253,7 +254,11 @@ class Dispatcher:
             if job.missing == 0:
                 job.done.set_result(job.rows)
 
-    def _fail(self, item: Item, text: str) -> None:
+    def _fail(self, item: Item, error: ServiceError) -> None:
         if not item.job.done.done():
             self._lanes.drop(item.job)
-            item.job.done.set_exception(InternalError(f"{text[0].upper()}{text[1:]}.", code="computation_failed"))
+            item.job.done.set_exception(error)
+
+
+def _incomputable(message: str) -> InternalError:
+    return InternalError(message, code="computation_failed")

@@ -22,6 +22,7 @@ from embed_service.settings import Settings
 from embed_service.telemetry import metrics
 
 TICK_SECONDS = 0.25
+LOADING_HANG_SECONDS = 120.0  # importing CUDA's gigabytes from a cold disk silences the heartbeat
 STALL_SECONDS = 60  # a download without a new byte for so long is called stalled
 CRASHES_UNTIL_ERROR = 3  # engines that end before they are ready
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
@@ -155,7 +156,8 @@ class Supervisor:
 
     def _watch(self, engine: ChildEngine, now: float) -> None:
         settings = self._settings
-        if now - self._heartbeat > settings.engine_hang_seconds:
+        hang = settings.engine_hang_seconds if self.ready.is_set() else max(settings.engine_hang_seconds, LOADING_HANG_SECONDS)
+        if now - self._heartbeat > hang:
             self._kill(engine, "hang")
         elif self.dispatcher.head_seconds > settings.request_deadline_seconds:
             self._kill(engine, "stuck")

@@ -56,10 +56,10 @@ class Lives:
     def answer(self, engine: FakeEngine, logit: float) -> None:
         self.result(engine.asked[-1]["id"], logit)
 
-    def result(self, number: int, logit: float) -> None:
+    def result(self, number: int, logit: float, **header: Any) -> None:
         figures = {"compute_seconds": 0.01, "computed_tokens": 3, "padded_tokens": 3, "oom_splits": 0}
         row = np.array([[logit]], np.float32).tobytes()
-        self.supervisor._on_message({"type": "result", "id": number, "rows": 1, "columns": 1, **figures}, row)
+        self.supervisor._on_message({"type": "result", "id": number, "rows": 1, "columns": 1, **figures, **header}, row)
 
     def end(self) -> None:
         self.supervisor.ready.clear()
@@ -129,6 +129,36 @@ def test_nothing_counts_that_an_engine_says_after_a_wrong_canary() -> None:
         assert (await job.done).tolist() == [[-3.0]]
 
     asyncio.run(check())
+
+
+def test_a_text_that_has_no_memory_now_may_come_again() -> None:
+    """503 and not 500: a client that gives a rerank up keeps zero scores for good."""
+
+    async def check() -> None:
+        lives = Lives()
+        engine = lives.one(-2.0)
+        job = Job("rerank", "bulk", "a", [np.arange(3, dtype=np.int32)], [None], asyncio.get_running_loop().create_future())
+        lives.supervisor._lanes.put(job)
+        lives.supervisor.dispatcher.pump()
+        lives.result(engine.asked[-1]["id"], float("nan"), failed={"0": "It does not fit."})
+        with pytest.raises(Unavailable, match="does not fit") as caught:
+            await job.done
+        assert caught.value.code == "out_of_memory"
+        assert not engine.killed and lives.supervisor.ready.is_set()
+
+    asyncio.run(check())
+
+
+def test_an_engine_that_loads_may_be_silent_for_longer() -> None:
+    """A cold import of CUDA's libraries holds the interpreter, heartbeat and all."""
+    lives = Lives()
+    engine: Any = FakeEngine()
+    supervisor = lives.supervisor
+    supervisor._heartbeat = 0.0
+    supervisor._watch(engine, 60.0)
+    assert not engine.killed
+    supervisor._watch(engine, 121.0)
+    assert engine.killed
 
 
 def test_a_client_that_leaves_as_the_engine_fails_does_not_stop_the_telling_of_others() -> None:
