@@ -1,6 +1,6 @@
 """Measure this service beside its peers and print the table.
 
-    make bench                          all of it, at most 15 minutes on two cores
+    make bench                          all of it, at most 20 minutes on two cores
     BENCH=quick make bench              short texts, one round, at most 3 minutes
     make bench ARGS=--write-readme      and put the table into benchmarks/README.md
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import load
-from benchmarks.plan import Clock, Plan
+from benchmarks.plan import Cell, Clock, Plan
 from benchmarks.results import LIBRARY, Results
 from benchmarks.servers import Infinity, Ours, SentenceTransformers, Server
 from benchmarks.texts import QUERIES
@@ -84,19 +84,24 @@ def _agree(dtype: str, work: Work, servers: Sequence[Server], library: SentenceT
 def _embed(
     dtype: str, plan: Plan, clock: Clock, work: Work, servers: Sequence[Server], library: SentenceTransformers, results: Results, say: Say
 ) -> None:
-    section = f"Embeddings over HTTP, {dtype} (clients × texts per request)"
+    def turn(cell: Cell, number: int) -> None:
+        texts = work.texts[: cell.texts]
+        section = f"Embeddings over HTTP, {dtype} (clients × texts per request)"
+        row = results.row(section, cell.name, "texts/s", "higher", statistics.mean(work.tokens[: cell.texts]))
+        for server in servers:
+            say(f"{dtype}: round {number + 1}, {cell.name} texts, {server.name}")
+            row.add(server.name, cell.texts / asyncio.run(load.throughput(server, texts, cell.clients, cell.per_request)))
+        if cell.clients == 1:  # in process there are no clients
+            say(f"{dtype}: round {number + 1}, {cell.name} texts, {library.name}")
+            row.add(library.name, cell.texts / _encode(library, texts, cell.per_request))
+
     for number in clock.rounds(plan.rounds, 0.6):
         for cell in plan.cells:
-            if cell.once and number:
-                continue
-            texts = work.texts[: cell.texts]
-            row = results.row(section, cell.name, "texts/s", "higher", statistics.mean(work.tokens[: cell.texts]))
-            for server in servers:
-                say(f"{dtype}: round {number + 1}, {cell.name} texts, {server.name}")
-                row.add(server.name, cell.texts / asyncio.run(load.throughput(server, texts, cell.clients, cell.per_request)))
-            if cell.clients == 1:  # in process there are no clients
-                say(f"{dtype}: round {number + 1}, {cell.name} texts, {library.name}")
-                row.add(library.name, cell.texts / _encode(library, texts, cell.per_request))
+            if not cell.once:
+                turn(cell, number)
+    for cell in plan.cells:
+        if cell.once:
+            turn(cell, 0)
 
 
 def _encode(library: SentenceTransformers, texts: Sequence[str], per_request: int) -> float:

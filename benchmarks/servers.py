@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,17 +17,12 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.models import CACHE, ROOT
+from demo.processes import free_port
 
 PEERS = ROOT / ".venv-peers" / "bin"
 START_SECONDS = 180
 REQUEST_SECONDS = 300
 OFFLINE = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0", "TOKENIZERS_PARALLELISM": "true"}
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Contestant:

@@ -79,7 +79,7 @@ class Dispatcher:
 
     # The engine's life
 
-    def attach(self, engine: ChildEngine, models: dict[Role, ModelSpec], computed_on: object = None) -> None:
+    def attach(self, engine: ChildEngine, models: dict[Role, ModelSpec], computed_on: tuple[str | None, ...]) -> None:
         """The engine's models are loaded. Only canaries go out before `open`. `computed_on`: device, precision and attention."""
         self._engine, self._condemned = engine, False
         # Other weights or another precision (DEVICE=auto after the GPU is lost, DTYPE=auto measured anew) have answers of their own.

