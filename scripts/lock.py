@@ -24,6 +24,7 @@ LOCKS: dict[str, tuple[str, ...]] = {
     "test.txt": ("pyproject.toml", "--extra", "service", "--extra", "demo", "--extra", "test", "--extra", "dev"),
     "demo.txt": ("pyproject.toml", "--extra", "service", "--extra", "demo", "--constraints", "requirements/test.txt"),
     "service.txt": ("pyproject.toml", "--extra", "service", "--constraints", "requirements/test.txt"),
+    "cli.txt": ("pyproject.toml", "--constraints", "requirements/test.txt"),
     "data.txt": ("requirements/data.in", "--no-deps"),
     "bootstrap.txt": ("requirements/bootstrap.in", "--no-deps"),
     "peers.txt": ("requirements/peers.in",),

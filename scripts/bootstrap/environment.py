@@ -20,6 +20,7 @@ REQUIREMENTS = ROOT / "requirements"
 STAMP = ".bootstrap.json"
 USAGE = """usage: python3 -m scripts.bootstrap LEVEL…
 
+  cli     .venv with what qmdctl needs, without torch
   service .venv with what the service needs (for the container image)
   demo    the same and what `make demo` needs
   test    the same and the test tools
@@ -38,9 +39,10 @@ class Level:
 
 
 LEVELS = {
+    "cli": Level(".venv", ("cli.txt",)),
     "service": Level(".venv", ("service.txt",), project=False),
-    "demo": Level(".venv", ("demo.txt", "data.txt"), includes=("service",)),
-    "test": Level(".venv", ("test.txt", "data.txt"), includes=("demo", "service")),
+    "demo": Level(".venv", ("demo.txt", "data.txt"), includes=("cli", "service")),
+    "test": Level(".venv", ("test.txt", "data.txt"), includes=("cli", "demo", "service")),
     "peers": Level(".venv-peers", ("peers.txt",), project=False),
 }
 

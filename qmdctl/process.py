@@ -1,0 +1,73 @@
+"""The one place that runs a program."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qmdctl.errors import MissingError, QmdError
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a program left: exit status and both outputs (empty where they were passed through)."""
+
+    command: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        return self.returncode == 0
+
+
+class ProcessError(QmdError):
+    """A program that failed; `completed` has its status and outputs."""
+
+    def __init__(self, completed: Completed) -> None:
+        self.completed = completed
+        super().__init__(f"{shlex.join(completed.command)} ended with status {completed.returncode}", details=completed.stderr[-4000:])
+
+
+def run(
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    capture: bool = True,
+    check: bool = True,
+    timeout_seconds: float | None = None,
+    stdin: str | None = None,
+) -> Completed:
+    """Run `command` to its end; its output is kept (`capture`) or goes to our stderr. `environment` is added to our own.
+
+    Raises ProcessError when it fails and `check` is set or when it ran past `timeout_seconds`, MissingError when there is no such program.
+    """
+    full = {**os.environ, **environment} if environment else None
+    try:
+        done = subprocess.run(
+            list(command),
+            cwd=cwd,
+            env=full,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            stdout=subprocess.PIPE if capture else 2,
+            stderr=subprocess.PIPE if capture else None,
+            text=True,
+            errors="replace",
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        raise MissingError(f"{command[0]} cannot be run: {error.strerror}", f"install {command[0]}, or put it on PATH") from None
+    except subprocess.TimeoutExpired:
+        raise ProcessError(Completed(tuple(command), 124, "", f"no answer within {timeout_seconds:g} s")) from None
+    completed = Completed(tuple(command), done.returncode, done.stdout or "", done.stderr or "")
+    if check and not completed.ok:
+        raise ProcessError(completed)
+    return completed
