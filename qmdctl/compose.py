@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from qmdctl.process import Completed, run
 from qmdctl.settings import Settings
@@ -17,6 +18,10 @@ class Compose:
     def __init__(self, settings: Settings, terminal: Terminal) -> None:
         self._settings = settings
         self._terminal = terminal
+
+    @property
+    def folder(self) -> Path:
+        return self._settings.project.folder
 
     def command(self, *arguments: str) -> list[str]:
         named = []

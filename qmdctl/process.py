@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,3 +71,16 @@ def run(
     if check and not completed.ok:
         raise ProcessError(completed)
     return completed
+
+
+def stream(command: Sequence[str], *, cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The lines that `command` prints, as they come; its stderr is passed through. Raises ProcessError when it fails."""
+    full = {**os.environ, **environment} if environment else None
+    with subprocess.Popen(
+        list(command), cwd=cwd, env=full, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            yield line.rstrip("\n")
+    if child.returncode:
+        raise ProcessError(Completed(tuple(command), child.returncode, "", ""))

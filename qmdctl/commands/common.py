@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qmdctl.settings import Settings
     from qmdctl.state import State
 
+ServiceArgument = Annotated[list[str] | None, typer.Argument(help="embed or vllm; none named: all.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -53,6 +54,27 @@ class Invocation:
         from qmdctl.settings import load_settings
 
         return load_settings(self.project(), flags, need_env=need_env)
+
+    def services(self, settings: Settings, named: list[str] | None) -> list[str]:
+        """The services named, else all that are configured. ConfigurationError for one that is not there."""
+        from qmdctl.errors import ConfigurationError
+
+        for name in named or []:
+            if name not in settings.services:
+                raise ConfigurationError(f"There is no service {name!r}", f"choose from {', '.join(settings.services)}")
+        return list(named or settings.services)
+
+    def existing_services(self, settings: Settings, named: list[str] | None) -> list[str]:
+        """The same, all of which have a container. QmdError when one has none: compose would say so less plainly."""
+        from qmdctl.engine import Engine
+        from qmdctl.errors import QmdError
+
+        services = self.services(settings, named)
+        there = Engine.connect().containers(settings.name)
+        missing = [name for name in services if name not in there]
+        if missing:
+            raise QmdError(f"There is no container of {', '.join(missing)}", "qmdctl up")
+        return services
 
     def compose(self, settings: Settings) -> Compose:
         from qmdctl.compose import Compose
