@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
+HASH_LABEL = "com.docker.compose.config-hash"
 ANSWER_SECONDS = 10
 
 
@@ -36,6 +37,7 @@ class Container:
     started_at: datetime | None
     finished_at: datetime | None
     pid: int
+    config_hash: str = ""  # of the configuration that Compose made it from
     probe: dict[str, Any] = field(default_factory=dict)
     probe_text: str = ""  # what the healthcheck printed last, as it is
 
@@ -114,7 +116,8 @@ class Engine:
 def _container(inspect: dict[str, Any]) -> Container:
     state = inspect["State"]
     health = state.get("Health") or {}
-    log = health.get("Log") or []
+    # Docker keeps the last run's entries over a restart: an old error, or an old success, would be taken for news.
+    log = [entry for entry in health.get("Log") or [] if _is_of_this_run(entry, state)]
     text = log[-1].get("Output", "").strip() if log else ""
     return Container(
         service=inspect["Config"]["Labels"].get(SERVICE_LABEL, inspect["Name"].lstrip("/")),
@@ -130,9 +133,15 @@ def _container(inspect: dict[str, Any]) -> Container:
         started_at=_time(state.get("StartedAt", "")),
         finished_at=_time(state.get("FinishedAt", "")),
         pid=state.get("Pid", 0),
+        config_hash=inspect["Config"]["Labels"].get(HASH_LABEL, ""),
         probe=_json_line(text),
         probe_text=text,
     )
+
+
+def _is_of_this_run(entry: dict[str, Any], state: dict[str, Any]) -> bool:
+    started, probed = _time(state.get("StartedAt", "")), _time(entry.get("Start", ""))
+    return started is None or probed is None or probed >= started
 
 
 def _json_line(text: str) -> dict[str, Any]:
@@ -147,12 +156,8 @@ def _json_line(text: str) -> dict[str, Any]:
 
 
 def _time(text: str) -> datetime | None:
-    """Docker writes nanoseconds, and the year 1 for never."""
-    if not text or text.startswith("0001-"):
-        return None
-    seconds, _, rest = text.partition(".")
-    fraction = rest.rstrip("Z")[:6] or "0"
-    return datetime.fromisoformat(seconds.rstrip("Z")).replace(microsecond=int(fraction.ljust(6, "0")), tzinfo=UTC)
+    """Docker writes the year 1 for never; health entries are in the host's time zone, the others in UTC."""
+    return None if not text or text.startswith("0001-") else datetime.fromisoformat(text).astimezone(UTC)
 
 
 def _endpoint() -> tuple[str, Any]:
