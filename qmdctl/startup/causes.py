@@ -1,0 +1,68 @@
+"""Why a service failed: the known symptoms in its log, else what Docker and its healthcheck say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from qmdctl.engine import Container
+from qmdctl.errors import QmdError
+from qmdctl.startup.phases import Phase, exit_text
+
+SHOWN_LINES = 12
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One sentence on what is wrong and the command that mends it; `log`: the last lines, where no symptom is known."""
+
+    sentence: str
+    fix: str
+    log: tuple[str, ...] = ()
+
+
+class StartFailed(QmdError):
+    """A service that cannot become ready."""
+
+    def __init__(self, service: str, phase: str, cause: Cause) -> None:
+        super().__init__(f"{service}: {cause.sentence}", cause.fix, "\n".join(f"  {line}" for line in cause.log))
+        self.service, self.phase, self.cause = service, phase, cause
+
+    def payload(self) -> dict[str, str | int]:
+        return {**super().payload(), "service": self.service, "phase": self.phase, "log": "\n".join(self.cause.log)}
+
+
+def cause_of(container: Container, phase: Phase, log: Sequence[str], facts: Mapping[str, str] | None = None, loop: bool = False) -> Cause:
+    """`log`: its last lines, those of earlier runs included; `loop`: it is started again and again."""
+    last = tuple(line[:300] for line in log if line.strip())[-SHOWN_LINES:]
+    symptom = known_symptom(container.service, log, facts)
+    if phase.name == "error" and phase.detail:  # the service's own sentence, which names the fix
+        sentence, _, fix = phase.detail.partition("; fix: ")
+        return Cause(
+            sentence,
+            fix or (symptom.fix if symptom else "") or f"correct it in .env, then: qmdctl up (log: qmdctl logs {container.service})",
+        )
+    if container.oom_killed or not symptom:
+        sentence = {
+            "unhealthy": f"Docker counts it as unhealthy: {phase.detail or 'its healthcheck fails'}",
+            "paused": "the container is paused",
+        }.get(phase.name, f"the container {'ends again and again' if loop else 'ended'} ({exit_text(container)})")
+        fix = {
+            "unhealthy": f"qmdctl restart {container.service}; its log: qmdctl logs {container.service}",
+            "paused": f"docker unpause {container.name}",
+        }.get(phase.name, f"see its whole log: qmdctl logs {container.service}")
+        if container.oom_killed:
+            fix = "choose smaller models in .env, or stop what else takes memory: qmdctl doctor shows the budget"
+        return Cause(sentence, fix, last)
+    return Cause(symptom.sentence, symptom.fix, last[-3:])
+
+
+def known_symptom(service: str, log: Sequence[str], facts: Mapping[str, str] | None = None) -> Cause | None:
+    """The table of known symptoms (symptoms.yaml) applied to these lines."""
+    try:
+        from qmdctl.symptoms import match
+    except ModuleNotFoundError:
+        return None
+
+    found = match(service, list(log), dict(facts or {}))
+    return Cause(found.cause, found.fix) if found else None

@@ -1,0 +1,149 @@
+"""Watching a start until every service is ready, or one cannot become so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from qmdctl.engine import Container
+from qmdctl.errors import WaitTimeoutError
+from qmdctl.startup.causes import StartFailed, cause_of
+from qmdctl.startup.estimate import Progress
+from qmdctl.startup.phases import Phase, phase_of
+
+POLL_SECONDS = 0.5
+LOG_LINES = 200
+LOOP_RESTARTS = 2  # one is a container that came back; the second one says that it will end again
+FAILED = frozenset({"error", "unhealthy", "exited", "paused"})
+RATE_WINDOW_SECONDS = 30.0
+
+
+class Source(Protocol):
+    """What the watch reads: qmdctl.engine.Engine, or a test's own."""
+
+    def containers(self, project: str) -> dict[str, Container]: ...
+
+    def log(self, container: Container, whole: bool) -> list[str]:
+        """Its last lines: of this run, or of all runs."""
+
+
+class Display(Protocol):
+    def show(self, progress: Mapping[str, Progress], seconds: float) -> None: ...
+
+
+@dataclass
+class Service:
+    """One service during the watch. `seconds`: what each phase has taken so far."""
+
+    name: str
+    phase: Phase = field(default_factory=lambda: Phase("missing"))
+    since: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    restarts_at_start: int | None = None
+    restarts: int = 0
+    bytes_seen: list[tuple[float, int]] = field(default_factory=list)
+
+    def enter(self, phase: Phase, now: float, before: float) -> None:
+        """Count the time since the look `before` for the phase it was in, and note the new one."""
+        if self.phase.name != "missing":
+            self.seconds[self.phase.name] = self.seconds.get(self.phase.name, 0.0) + now - before
+        if phase.name != self.phase.name:
+            self.since = now
+            self.bytes_seen.clear()
+        self.phase = phase
+        if phase.name == "downloading" and (not self.bytes_seen or self.bytes_seen[-1][1] != phase.done_bytes):
+            self.bytes_seen.append((now, phase.done_bytes))
+            while len(self.bytes_seen) > 2 and now - self.bytes_seen[0][0] > RATE_WINDOW_SECONDS:
+                del self.bytes_seen[0]
+
+    def progress(self, now: float) -> Progress:
+        return Progress(self.phase, now - self.since, self._rate())
+
+    def _rate(self) -> float:
+        """Bytes per second over the last half minute; the healthcheck tells them every few seconds only."""
+        if len(self.bytes_seen) < 2 or self.phase.stalled:
+            return 0.0
+        (start, first), (end, last) = self.bytes_seen[0], self.bytes_seen[-1]
+        return max(0.0, (last - first) / (end - start)) if end > start else 0.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start that ended with every service ready: service → phase → seconds, and the whole in seconds."""
+
+    phases: dict[str, dict[str, float]]
+    total_seconds: float
+    restarted: dict[str, int]
+
+
+class Watch:
+    """Looks every half second until all `services` of `project` are ready."""
+
+    def __init__(
+        self,
+        source: Source,
+        project: str,
+        services: Sequence[str],
+        display: Display,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        facts: Mapping[str, str] | None = None,
+    ) -> None:
+        self.source, self.project, self.display = source, project, display
+        self.services = {name: Service(name) for name in services}
+        self.clock, self.sleep, self.facts = clock, sleep, facts or {}
+
+    def run(self, timeout_seconds: float | None = None) -> Start:
+        """Raises StartFailed as soon as a service cannot become ready, WaitTimeoutError after `timeout_seconds`."""
+        started = before = self.clock()
+        for service in self.services.values():
+            service.since = started
+        while True:
+            containers = self.source.containers(self.project)
+            now = self.clock()
+            for service in self.services.values():
+                self._look(service, containers.get(service.name), now, before)
+            self.display.show({name: service.progress(now) for name, service in self.services.items()}, now - started)
+            for service in self.services.values():
+                self._judge(service, containers.get(service.name))
+            if all(service.phase.ready for service in self.services.values()):
+                phases = {name: service.seconds for name, service in self.services.items()}
+                return Start(phases, now - started, {name: s.restarts for name, s in self.services.items() if s.restarts})
+            if timeout_seconds is not None and now - started >= timeout_seconds:
+                raise timed_out(self.services, timeout_seconds)
+            before = now
+            self.sleep(POLL_SECONDS)
+
+    def _look(self, service: Service, container: Container | None, now: float, before: float) -> None:
+        needs_log = container is not None and container.service == "vllm" and container.running and container.health == "starting"
+        log = self.source.log(container, whole=False) if needs_log and container is not None else []
+        service.enter(phase_of(container, log), now, before)
+        if container is not None:
+            if service.restarts_at_start is None:
+                service.restarts_at_start = container.restart_count
+            service.restarts = max(0, container.restart_count - service.restarts_at_start)
+
+    def _judge(self, service: Service, container: Container | None) -> None:
+        """StartFailed when it cannot become ready by itself."""
+        if container is None:
+            return
+        loop = service.restarts >= LOOP_RESTARTS or (container.state == "restarting" and container.restart_count >= LOOP_RESTARTS)
+        if loop or service.phase.name in FAILED:
+            log = self.source.log(container, whole=True)
+            raise StartFailed(
+                service.name, "restarting" if loop else service.phase.name, cause_of(container, service.phase, log, self.facts, loop)
+            )
+
+
+def timed_out(services: Mapping[str, Service], timeout_seconds: float) -> WaitTimeoutError:
+    """Names the phase of each service that is not ready, and the command that waits twice as long."""
+    late = {name: service.phase.text for name, service in services.items() if not service.phase.ready}
+    phases = "; ".join(f"{name} is {text}" if not text.startswith("asking") else f"{name}: {text}" for name, text in late.items())
+    logs = ", ".join(f"qmdctl logs {name}" for name in late)
+    return WaitTimeoutError(
+        f"Not ready after {timeout_seconds:g} s: {phases}. It goes on by itself.",
+        f"qmdctl up --timeout {2 * timeout_seconds:g} (waits twice as long); what it does: {logs}",
+    )
