@@ -40,6 +40,8 @@ class Container:
     config_hash: str = ""  # of the configuration that Compose made it from
     probe: dict[str, Any] = field(default_factory=dict)
     probe_text: str = ""  # what the healthcheck printed last, as it is
+    ports: dict[str, int] = field(default_factory=dict)  # "8001/tcp": the port on the host
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def running(self) -> bool:
@@ -91,6 +93,16 @@ class Engine:
             found[container.service] = container
         return found
 
+    def has_image(self, name: str) -> bool:
+        """Whether the image is on this engine."""
+        from docker.errors import NotFound
+
+        try:
+            self.client.api.inspect_image(name)
+        except NotFound:
+            return False
+        return True
+
     def logs(self, container: Container, *, tail: int = 200, since: datetime | None = None) -> list[str]:
         """The last lines of its log, both streams in order, without timestamps."""
         from docker.errors import NotFound
@@ -136,6 +148,12 @@ def _container(inspect: dict[str, Any]) -> Container:
         config_hash=inspect["Config"]["Labels"].get(HASH_LABEL, ""),
         probe=_json_line(text),
         probe_text=text,
+        ports={
+            port: int(hosts[0]["HostPort"])
+            for port, hosts in (inspect["HostConfig"].get("PortBindings") or {}).items()
+            if hosts and hosts[0]["HostPort"]
+        },
+        environment=dict(entry.partition("=")[::2] for entry in inspect["Config"].get("Env") or []),
     )
 
 

@@ -38,10 +38,8 @@ def cause_of(container: Container, phase: Phase, log: Sequence[str], facts: Mapp
     symptom = known_symptom(container.service, log, facts)
     if phase.name == "error" and phase.detail:  # the service's own sentence, which names the fix
         sentence, _, fix = phase.detail.partition("; fix: ")
-        return Cause(
-            sentence,
-            fix or (symptom.fix if symptom else "") or f"correct it in .env, then: qmdctl up (log: qmdctl logs {container.service})",
-        )
+        otherwise = f"correct it in .env, then: qmdctl up; its log: qmdctl logs {container.service}"
+        return Cause(sentence, fix or (symptom.fix if symptom else otherwise))
     if container.oom_killed or not symptom:
         sentence = {
             "unhealthy": f"Docker counts it as unhealthy: {phase.detail or 'its healthcheck fails'}",

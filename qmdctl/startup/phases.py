@@ -44,7 +44,7 @@ VLLM_LOG = tuple(
         ("compiling", r"for vLLM's torch\.compile|Dynamo bytecode transform|Compiling a graph for|Directly load|AOT compil"),
         (
             "warming",
-            r"torch\.compile (?:takes|took) .* in total|Initial profiling/warmup|Warming up model|GPU KV cache size|CPU KV cache size",
+            r"torch\.compile (?:takes|took) .* in total|Initial profiling/warmup|Warming up model|[CG]PU KV cache size",
         ),
         ("capturing", r"Capturing CUDA graph|Profiling CUDA graph memory"),
         ("warming", r"Graph capturing finished|init engine \(profile|Starting vLLM (?:API )?server|Application startup complete"),

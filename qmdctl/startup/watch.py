@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from qmdctl.engine import Container
+from qmdctl.engine import Container, Engine
 from qmdctl.errors import WaitTimeoutError
 from qmdctl.startup.causes import StartFailed, cause_of
 from qmdctl.startup.estimate import Progress
@@ -27,6 +27,19 @@ class Source(Protocol):
 
     def log(self, container: Container, whole: bool) -> list[str]:
         """Its last lines: of this run, or of all runs."""
+
+
+class EngineSource:
+    """The containers and logs of a real engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def containers(self, project: str) -> dict[str, Container]:
+        return self._engine.containers(project)
+
+    def log(self, container: Container, whole: bool) -> list[str]:
+        return self._engine.logs(container, tail=LOG_LINES, since=None if whole else container.started_at)
 
 
 class Display(Protocol):
