@@ -98,7 +98,7 @@ class Engine:
         from docker.errors import NotFound
 
         try:
-            self.client.api.inspect_image(name)
+            self.client.images.get(name)
         except NotFound:
             return False
         return True
@@ -148,13 +148,14 @@ def _container(inspect: dict[str, Any]) -> Container:
         config_hash=inspect["Config"]["Labels"].get(HASH_LABEL, ""),
         probe=_json_line(text),
         probe_text=text,
-        ports={
-            port: int(hosts[0]["HostPort"])
-            for port, hosts in (inspect["HostConfig"].get("PortBindings") or {}).items()
-            if hosts and hosts[0]["HostPort"]
-        },
+        ports=_ports(inspect["HostConfig"].get("PortBindings") or {}),
         environment=dict(entry.partition("=")[::2] for entry in inspect["Config"].get("Env") or []),
     )
+
+
+def _ports(bindings: dict[str, list[dict[str, str]] | None]) -> dict[str, int]:
+    """Of each port the first host port; one that Docker was to choose is left out."""
+    return {port: int(hosts[0]["HostPort"]) for port, hosts in bindings.items() if hosts and hosts[0]["HostPort"]}
 
 
 def _is_of_this_run(entry: dict[str, Any], state: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Real requests to the running stack: an embedding, a rerank, a completion, a chat. /health alone says 200 on an engine that has stopped."""
+"""Real requests to the running stack. /health alone says 200 on an engine that has stopped."""
 
 from __future__ import annotations
 

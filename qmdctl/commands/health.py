@@ -21,9 +21,7 @@ REQUESTS = {"embed": ("embedding", "rerank"), "vllm": ("completion", "chat")}
 
 def health(
     context: typer.Context,
-    key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File with an API key as plain text, where keys are demanded.")
-    ] = None,
+    key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with an API key as plain text.")] = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="For one request.")] = 20.0,
     json_output: JsonOption = False,
 ) -> None:
@@ -117,9 +115,8 @@ def api_key(settings: Settings, key_file: Path | None) -> str | None:
         raise ConfigurationError(f"{path} cannot be read: {error}", "give a readable file: qmdctl health --key-file FILE") from None
     plain = [line for line in lines if line and not line.startswith(("#", "sha256:"))]
     if not plain:
-        raise ConfigurationError(
-            f"{path} has no key as plain text, only digests or nothing", "qmdctl health --key-file FILE, with a key as plain text"
-        )
+        fix = "qmdctl health --key-file FILE, with a key as plain text"
+        raise ConfigurationError(f"{path} has no key as plain text, only digests or nothing", fix)
     return plain[0]
 
 

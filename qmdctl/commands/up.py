@@ -61,7 +61,7 @@ def up(
     try:
         if not skip_checks:
             check_machine(settings, engine, terminal)
-        if not engine.has_image(settings["EMBED_IMAGE"]):
+        if settings["EMBED_IMAGE"] and not engine.has_image(settings["EMBED_IMAGE"]):
             terminal.note("The embed image is built first: once, some minutes and several GB of downloads.", "dim")
         compose_up(compose, terminal, list(service or []), settings)
         if no_wait:
