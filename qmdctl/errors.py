@@ -40,5 +40,5 @@ class WaitTimeoutError(QmdError):
     exit_code = 4
 
 
-class InterruptedByUser(QmdError):  # noqa: N818
+class InterruptedByUser(QmdError):
     exit_code = 130

@@ -18,6 +18,7 @@ UNIFIED = re.compile(r"\b(GB10|Spark|Orin|Xavier|Thor|Tegra|Jetson)\b", re.IGNOR
 # Docker's names of the architectures that `uname -m` gives.
 ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 NVIDIA_SMI_SECONDS = 20.0
+GPU_MISSING = "nvidia-smi cannot be run"
 
 Runner = Callable[[list[str]], Completed]
 
@@ -87,7 +88,7 @@ def find_gpus(runner: Runner) -> tuple[tuple[Gpu, ...], str]:
     try:
         done = runner(["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"])
     except QmdError as error:
-        return (), error.message
+        return (), f"{GPU_MISSING} ({error.message})"
     if not done.ok:
         said = (done.stdout.strip() or done.stderr.strip()).splitlines()
         return (), said[0] if said else f"nvidia-smi ended with status {done.returncode}"

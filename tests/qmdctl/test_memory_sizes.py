@@ -12,16 +12,14 @@ from qmdctl.errors import ConfigurationError
 from qmdctl.models.known import KNOWN
 from qmdctl.models.size import activation_bytes, kv_bytes_per_token, parameters, weight_bytes
 
-# Published on the models' pages: bytes of the safetensors there.
+# What the hub serves: bytes of the safetensors, or of their tensors (total_size) where there are several files.
 PUBLISHED_BYTES = {
-    "Qwen/Qwen3-Embedding-4B": 8_043_549_696,
-    "Qwen/Qwen3-Embedding-0.6B": 1_191_553_024,
+    "Qwen/Qwen3-Embedding-0.6B": 1_191_586_416,
     "Qwen/Qwen3-4B": 8_044_936_192,
     "Qwen/Qwen3-8B": 16_381_470_720,
     "nomic-ai/nomic-embed-text-v1.5": 546_938_168,
-    "BAAI/bge-base-en-v1.5": 437_951_328,
+    "BAAI/bge-base-en-v1.5": 437_955_512,
     "BAAI/bge-reranker-v2-m3": 2_271_071_852,
-    "BAAI/bge-reranker-base": 1_112_201_932,
 }
 
 
