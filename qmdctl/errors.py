@@ -13,7 +13,10 @@ from __future__ import annotations
 
 
 class QmdError(Exception):
-    """`message`: what is wrong and why, for the user. `fix`: the command or step that mends it, or empty. `details`: lines to show below."""
+    """`message`: what is wrong and why, for the user. `fix`: the command or step that mends it, or empty.
+
+    `details`: lines to show below.
+    """
 
     exit_code = 1
 

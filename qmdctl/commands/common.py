@@ -1,0 +1,67 @@
+"""What every verb shares: its options, and how it gets at the project."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qmdctl.terminal import Terminal
+
+if TYPE_CHECKING:
+    from qmdctl.compose import Compose
+    from qmdctl.project import Project
+    from qmdctl.settings import Settings
+    from qmdctl.state import State
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+@dataclass
+class Invocation:
+    """The options before the verb. `ctx.obj` of every command."""
+
+    project_option: str | None = None
+    verbose: bool = False
+    terminal: Terminal | None = None  # of the verb that runs, for the error at its end
+
+    def output(self, json_output: bool = False) -> Terminal:
+        """The terminal of this call."""
+        self.terminal = Terminal(json_output, self.verbose)
+        return self.terminal
+
+    def state(self) -> State:
+        from qmdctl.state import State
+
+        return State()
+
+    def project(self) -> Project:
+        """The project; it becomes the last one used, and where that is not evident stderr says which it is."""
+        from qmdctl.project import find_project
+
+        state = self.state()
+        project = find_project(self.project_option, state)
+        if project.found_by == "the last one used":
+            (self.terminal or Terminal()).note(f"Project: {project.folder} ({project.found_by})", "dim")
+        state.remember_project(project.folder)
+        return project
+
+    def settings(self, flags: Mapping[str, str] | None = None, *, need_env: bool = True) -> Settings:
+        """What is in force in the project."""
+        from qmdctl.settings import load_settings
+
+        return load_settings(self.project(), flags, need_env=need_env)
+
+    def compose(self, settings: Settings) -> Compose:
+        from qmdctl.compose import Compose
+
+        return Compose(settings, self.terminal or Terminal())
+
+
+def invocation(context: typer.Context) -> Invocation:
+    """The options before the verb."""
+    found = context.find_object(Invocation)
+    assert found is not None
+    return found

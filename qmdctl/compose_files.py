@@ -1,0 +1,134 @@
+"""Reading the compose files: which variables they take, with which defaults, and which services they name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from qmdctl.errors import ConfigurationError
+from qmdctl.project import COMPOSE_FILE
+
+REFERENCE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-+?])|\}))")
+
+
+def compose_files(folder: Path, values: Mapping[str, str]) -> list[Path]:
+    """The files that COMPOSE_FILE names, else compose.yaml with a compose.override.yaml beside it, as Compose takes them."""
+    named = values.get("COMPOSE_FILE")
+    if not named:
+        override = folder / "compose.override.yaml"
+        return [folder / COMPOSE_FILE, *([override] if override.is_file() else [])]
+    files = [folder / part for part in named.split(values.get("COMPOSE_PATH_SEPARATOR") or os.pathsep)]
+    for file in files:
+        if not file.is_file():
+            raise ConfigurationError(f"COMPOSE_FILE names {file.name}, which is not in {file.parent}", "correct COMPOSE_FILE in .env")
+    return files
+
+
+def defaults(files: list[Path]) -> dict[str, str]:
+    """Every variable that the compose files take, in their order; a later file's default wins, as its value does in Compose."""
+    found: dict[str, str] = {}
+    for file in files:
+        for text in _strings(load(file)):
+            for name, default in references(text):
+                found[name] = default or found.get(name, "")
+    return found
+
+
+def service_profiles(files: list[Path]) -> dict[str, list[str]]:
+    """Each service, in the files' order, with the profiles that start it (none: always)."""
+    merged: dict[str, list[str]] = {}
+    for document in map(load, files):
+        for service, fields in (document.get("services") or {}).items():
+            merged[service] = (fields or {}).get("profiles", merged.get(service)) or []
+    return merged
+
+
+def references(text: str) -> list[tuple[str, str]]:
+    """The (variable, default) pairs in a string of a compose file; `${A:-${B:-x}}` gives both, each with default x."""
+    found: list[tuple[str, str]] = []
+    for match in REFERENCE.finditer(text):
+        name, operator = match.groups()
+        if not name:
+            continue
+        default = ""
+        if operator in ("-", ":-"):
+            default = text[match.end() : _closing(text, match.end())]
+            inner = references(default)
+            default = inner[-1][1] if inner else default
+        found.append((name, default))
+    return found
+
+
+def _closing(text: str, start: int) -> int:
+    """Index of the brace that closes the reference whose default begins at `start`."""
+    depth = 1
+    for index in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[index], 0)
+        if depth == 0:
+            return index
+    return len(text)
+
+
+def key_comments(path: Path) -> dict[str, str]:
+    """For each key of .env.example, commented out or not, the comment lines directly above it as one text."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    result: dict[str, str] = {}
+    comment: list[str] = []
+    for line in lines:
+        match = re.match(r"^(?:# ?)?([A-Z][A-Z0-9_]*)=", line)
+        if match:
+            result[match.group(1)] = " ".join(comment)
+            comment = []
+        elif line.startswith("#"):
+            comment.append(line.lstrip("# "))
+        else:
+            comment = []
+    return result
+
+
+def load(path: Path) -> dict[str, Any]:
+    """One compose file as data. ConfigurationError with the line for bad YAML."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def tagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return loader.construct_mapping(node, deep=True)
+        if isinstance(node, yaml.SequenceNode):
+            return loader.construct_sequence(node, deep=True)
+        return loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None
+
+    Loader.add_multi_constructor("!", tagged)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigurationError(
+            f"{path.name}{where}: {error.problem or 'bad YAML'}", f"correct it, or: git checkout {path.name}"
+        ) from None
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}", f"git checkout {path.name}") from None
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{path.name} is not a compose file", f"git checkout {path.name}")
+    return data
+
+
+def _strings(node: Any) -> Iterator[str]:
+    """Every string in the data, keys left out."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict):
+        for value in node.values():
+            yield from _strings(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _strings(value)
