@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -63,24 +64,27 @@ def up(
             check_machine(settings, engine, terminal)
         if settings["EMBED_IMAGE"] and not engine.has_image(settings["EMBED_IMAGE"]):
             terminal.note("The embed image is built first: once, some minutes and several GB of downloads.", "dim")
+        began = datetime.now(UTC)
         compose_up(compose, terminal, list(service or []), settings)
         if no_wait:
             terminal.result("Started. `qmdctl status` shows when it is ready.", _result("started", []))
             return
-        start = _wait(engine, settings, services, terminal, call.state(), limit)
+        start = _wait(engine, settings, services, terminal, call.state(), limit, began)
     except KeyboardInterrupt:
         raise InterruptedByUser("Interrupted. What runs goes on running.", GOES_ON) from None
     _report(engine, settings, services, start, terminal)
 
 
-def _wait(engine: Engine, settings: Settings, services: list[str], terminal: Terminal, state: State, limit: float | None) -> Start:
+def _wait(
+    engine: Engine, settings: Settings, services: list[str], terminal: Terminal, state: State, limit: float | None, began: datetime
+) -> Start:
     from qmdctl.startup.display import make_display
     from qmdctl.startup.estimate import make_estimate, remember
     from qmdctl.startup.watch import EngineSource, Watch
 
     with make_display(terminal, make_estimate(settings, state)) as display:
-        start = Watch(EngineSource(engine), settings.name, services, display, facts=settings).run(limit)
-    remember(settings.project.folder, state, start.phases, start.total_seconds)
+        start = Watch(EngineSource(engine), settings.name, services, display, facts=settings, began=began).run(limit)
+    remember(settings.project.folder, state, {name: start.phases[name] for name in start.fresh}, start.total_seconds)
     return start
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from qmdctl.engine import Container, Engine
@@ -56,6 +57,7 @@ class Service:
     seconds: dict[str, float] = field(default_factory=dict)
     restarts_at_start: int | None = None
     restarts: int = 0
+    fresh: bool = False  # its start was seen from the beginning
     bytes_seen: list[tuple[float, int]] = field(default_factory=list)
 
     def enter(self, phase: Phase, now: float, before: float) -> None:
@@ -84,11 +86,15 @@ class Service:
 
 @dataclass(frozen=True)
 class Start:
-    """A start that ended with every service ready: service → phase → seconds, and the whole in seconds."""
+    """A start that ended with every service ready: service → phase → seconds, and the whole in seconds.
+
+    `fresh`: the services that started during it and ran through, so that their seconds are those of a whole start.
+    """
 
     phases: dict[str, dict[str, float]]
     total_seconds: float
     restarted: dict[str, int]
+    fresh: frozenset[str]
 
 
 class Watch:
@@ -104,10 +110,12 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         facts: Mapping[str, str] | None = None,
+        began: datetime | None = None,
     ) -> None:
+        """`began`: before anything was started, so that containers started since are told from those that ran before."""
         self.source, self.project, self.display = source, project, display
         self.services = {name: Service(name) for name in services}
-        self.clock, self.sleep, self.facts = clock, sleep, facts or {}
+        self.clock, self.sleep, self.facts, self.began = clock, sleep, facts or {}, began
 
     def run(self, timeout_seconds: float | None = None) -> Start:
         """Raises StartFailed as soon as a service cannot become ready, WaitTimeoutError after `timeout_seconds`."""
@@ -124,7 +132,9 @@ class Watch:
                 self._judge(service, containers.get(service.name))
             if all(service.phase.ready for service in self.services.values()):
                 phases = {name: service.seconds for name, service in self.services.items()}
-                return Start(phases, now - started, {name: s.restarts for name, s in self.services.items() if s.restarts})
+                restarted = {name: service.restarts for name, service in self.services.items() if service.restarts}
+                fresh = frozenset(name for name, service in self.services.items() if service.fresh) - restarted.keys()
+                return Start(phases, now - started, restarted, fresh)
             if timeout_seconds is not None and now - started >= timeout_seconds:
                 raise timed_out(self.services, timeout_seconds)
             before = now
@@ -137,6 +147,7 @@ class Watch:
         if container is not None:
             if service.restarts_at_start is None:
                 service.restarts_at_start = container.restart_count
+                service.fresh = self.began is not None and container.started_at is not None and container.started_at >= self.began
             service.restarts = max(0, container.restart_count - service.restarts_at_start)
 
     def _judge(self, service: Service, container: Container | None) -> None:
