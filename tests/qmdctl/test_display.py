@@ -54,7 +54,7 @@ def test_the_estimate_in_words(seconds: float, text: str) -> None:
 
 def test_a_start_is_remembered_without_its_download_and_replaces_the_last(tmp_path: Path) -> None:
     state = State(tmp_path / "state.json")
-    settings = settings_of(tmp_path, services=("embed",))
+    settings = settings_of(tmp_path, {"EMBED_MODEL": "my/own"}, services=("embed",))
     folder = settings.project.folder
     assert make_estimate(settings, state).expected == {}
     remember(folder, state, {"embed": {"loading": 30.0, "compiling": 100.0}}, 140.0)

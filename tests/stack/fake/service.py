@@ -3,8 +3,8 @@
     python3 service.py PORT     FAKE_SCRIPT="loading 2; log TEXT; downloading 100 1000 0; exit 3"
     python3 service.py probe    the healthcheck: prints what the script is at, exit status 0 once it is through
 
-Steps: `PHASE SECONDS`, `downloading DONE TOTAL STALLED` (1 s), `log TEXT`, `error TEXT` (for good), `exit STATUS`, `once` (in later
-runs of the same container the script ends here), `unhealthy`, `answer KIND` (think, empty, silent, nan, score: a wrong answer).
+Steps: `PHASE SECONDS`, `downloading DONE TOTAL STALLED` (1 s), `log TEXT`, `error TEXT FIX TEXT` (for good), `exit STATUS`, `once` (in later
+runs of the same container the script ends here), `answer KIND` (think, empty, silent, nan, score: a wrong answer).
 """
 
 import json
@@ -21,7 +21,7 @@ WRONG = set()
 
 
 def run_script(script):
-    for step in filter(None, (part.strip() for part in script.split(";"))):
+    for step in filter(None, map(str.strip, script.split(";"))):
         word, _, rest = step.partition(" ")
         if word == "once":
             if RAN.exists():
@@ -31,8 +31,8 @@ def run_script(script):
             os._exit(int(rest))
         elif word == "log":
             print(rest, flush=True)
-        elif word in ("error", "unhealthy"):
-            write(status="error" if word == "error" else "loading", phase=word, error=rest)
+        elif word == "error":
+            write(status="error", phase=word, error=rest.replace(" FIX ", "; fix: "))
             return
         elif word == "answer":
             WRONG.add(rest)
