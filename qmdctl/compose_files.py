@@ -37,6 +37,20 @@ def defaults(files: list[Path]) -> dict[str, str]:
     return found
 
 
+def fixed(files: list[Path]) -> dict[str, tuple[str, str]]:
+    """Variables of a container that a later file sets whatever .env says: {name: (value, file's name)}, as compose.cpu.yaml does with DEVICE."""
+    taken: set[str] = set()
+    found: dict[str, tuple[str, str]] = {}
+    for file in files:
+        for service in (load(file).get("services") or {}).values():
+            environment = (service or {}).get("environment") or {}
+            for name, value in environment.items() if isinstance(environment, dict) else ():
+                if name in taken and not references(str(value)):
+                    found[name] = (str(value), file.name)
+        taken |= {name for text in _strings(load(file)) for name, _ in references(text)}
+    return found
+
+
 def service_profiles(files: list[Path]) -> dict[str, list[str]]:
     """Each service, in the files' order, with the profiles that start it (none: always)."""
     merged: dict[str, list[str]] = {}

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qmdctl import env_file
-from qmdctl.compose_files import compose_files, defaults, interpolate, key_comments, service_profiles
+from qmdctl.compose_files import compose_files, defaults, fixed, interpolate, key_comments, service_profiles
 from qmdctl.env_file import EnvFile
 from qmdctl.errors import ConfigurationError
 from qmdctl.project import Project
 
 CPU_FILE = "compose.cpu.yaml"
+NO_SECRET = "./secrets/none"  # an empty file that stands for a secret that is not set
 # Keys that Compose and Docker themselves take.
 FOREIGN_PREFIXES = ("COMPOSE_", "DOCKER_", "BUILDKIT_", "BUILDX_")
 COMPOSE_KEYS = ("COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES", "COMPOSE_FILE")
@@ -36,7 +37,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Value:
-    """A key's value in force and where it comes from: `default`, `.env`, `environment` or `flag`."""
+    """A key's value in force and where it comes from: `default`, `.env`, `environment`, `flag`, or a compose file that fixes it."""
 
     value: str
     origin: str
@@ -110,12 +111,15 @@ def load_settings(
     refuse_misspelt(env, keys)
     names = [*keys, *(name for name in (*env.values, *flags, *COMPOSE_KEYS) if name not in keys)]
     force = _Force(keys, ((flags, "flag"), (environment, "environment"), (env.values, ".env")))
-    return Settings(project, keys, {name: force.value(name) for name in names}, env, files)
+    values = {name: force.value(name) for name in names}
+    values.update({name: Value(value, file) for name, (value, file) in fixed(files).items() if name in values})
+    return Settings(project, keys, values, env, files)
 
 
 def _keys(project: Project, files: list[Path]) -> dict[str, Key]:
     about = key_comments(project.folder / ".env.example")
     values = {**dict.fromkeys(about, ""), **defaults(files)}
+    values = {name: "" if default == NO_SECRET else default for name, default in values.items()}
     return {name: Key(name, default, about.get(name, "")) for name, default in values.items()}
 
 
