@@ -38,7 +38,7 @@ def defaults(files: list[Path]) -> dict[str, str]:
 
 
 def fixed(files: list[Path]) -> dict[str, tuple[str, str]]:
-    """Variables of a container that a later file sets whatever .env says: {name: (value, file's name)}, as compose.cpu.yaml does with DEVICE."""
+    """Variables of a container that a later file sets whatever .env says, as compose.cpu.yaml does with DEVICE: {name: (value, file)}."""
     taken: set[str] = set()
     found: dict[str, tuple[str, str]] = {}
     for file in files:
