@@ -6,10 +6,14 @@ BIN := .venv/bin
 BOOTSTRAP := @$(PYTHON) -m scripts.bootstrap
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test bench lint format lock config-docs clean
+.PHONY: help up demo serve test bench lint format lock config-docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: ## the stack on Docker: qmdctl up (ARGS=--cpu without a GPU; qmdctl init writes .env first)
+	$(BOOTSTRAP) cli
+	@$(BIN)/qmdctl up $(ARGS)
 
 demo: ## start the service on small models, run a search on docs/ and print it (KEEP=1: leave it running)
 	$(BOOTSTRAP) demo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,20 @@ def defaults(files: list[Path]) -> dict[str, str]:
     return found
 
 
+def fixed(files: list[Path]) -> dict[str, tuple[str, str]]:
+    """Variables of a container that a later file sets whatever .env says, as compose.cpu.yaml does with DEVICE: {name: (value, file)}."""
+    taken: set[str] = set()
+    found: dict[str, tuple[str, str]] = {}
+    for file in files:
+        for service in (load(file).get("services") or {}).values():
+            environment = (service or {}).get("environment") or {}
+            for name, value in environment.items() if isinstance(environment, dict) else ():
+                if name in taken and not references(str(value)):
+                    found[name] = (str(value), file.name)
+        taken |= {name for text in _strings(load(file)) for name, _ in references(text)}
+    return found
+
+
 def service_profiles(files: list[Path]) -> dict[str, list[str]]:
     """Each service, in the files' order, with the profiles that start it (none: always)."""
     merged: dict[str, list[str]] = {}
@@ -47,23 +61,39 @@ def service_profiles(files: list[Path]) -> dict[str, list[str]]:
 
 
 def references(text: str) -> list[tuple[str, str]]:
-    """The (variable, default) pairs in a string of a compose file; `${A:-${B:-x}}` gives both, each with default x."""
+    """The (variable, default) pairs in a string of a compose file, nested ones after; a default may hold references itself."""
     found: list[tuple[str, str]] = []
     for match in REFERENCE.finditer(text):
         name, operator = match.groups()
         if not name:
             continue
-        default = ""
-        if operator in ("-", ":-"):
-            default = text[match.end() : _closing(text, match.end())]
-            inner = references(default)
-            default = inner[-1][1] if inner else default
-        found.append((name, default))
+        operand = text[match.end() : _closing(text, match.end())] if operator else ""
+        found.append((name, operand if operator in ("-", ":-") else ""))
     return found
 
 
+def interpolate(text: str, lookup: Callable[[str], str]) -> str:
+    """`text` with its references replaced as Compose does; `lookup` gives a variable's value, empty for one that is unset."""
+    match = REFERENCE.search(text)
+    if not match:
+        return text
+    name, operator = match.groups()
+    end = match.end()
+    operand = ""
+    if operator:
+        closing = _closing(text, end)
+        operand, end = text[end:closing], closing + 1
+    if not name:
+        value = "$"
+    elif operator in ("+", ":+"):
+        value = interpolate(operand, lookup) if lookup(name) else ""
+    else:
+        value = lookup(name) or (interpolate(operand, lookup) if operator in ("-", ":-") else "")
+    return text[: match.start()] + value + interpolate(text[end:], lookup)
+
+
 def _closing(text: str, start: int) -> int:
-    """Index of the brace that closes the reference whose default begins at `start`."""
+    """Index of the brace that closes the reference whose operand begins at `start`."""
     depth = 1
     for index in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[index], 0)

@@ -128,9 +128,8 @@ def _take(file: EnvFile, number: int, line: str) -> tuple[str, str] | None:
 def _value(rest: str) -> tuple[str, tuple[str, str] | None]:
     """The value after `=`, or ("", (what is wrong, fix))."""
     if rest[:1] in (" ", "\t"):
-        # Compose and dotenv both drop the space; a shell would run the value as a command.
-        rest_stripped = rest.strip()
-        return ("", None) if rest_stripped.startswith("#") or not rest_stripped else ("", ("there is a space after =", "remove it"))
+        # A shell would run the value as a command; Compose takes a comment that follows for the value.
+        return ("", ("there is a space after =", "remove it")) if rest.strip() else ("", None)
     mark = rest[:1]
     if mark in ("'", '"'):
         end = rest.find(mark, 1)

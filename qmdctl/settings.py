@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qmdctl import env_file
-from qmdctl.compose_files import compose_files, defaults, key_comments, service_profiles
+from qmdctl.compose_files import compose_files, defaults, fixed, interpolate, key_comments, service_profiles
 from qmdctl.env_file import EnvFile
 from qmdctl.errors import ConfigurationError
 from qmdctl.project import Project
 
 CPU_FILE = "compose.cpu.yaml"
+NO_SECRET = "./secrets/none"  # an empty file that stands for a secret that is not set
 # Keys that Compose and Docker themselves take.
 FOREIGN_PREFIXES = ("COMPOSE_", "DOCKER_", "BUILDKIT_", "BUILDX_")
+COMPOSE_KEYS = ("COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES", "COMPOSE_FILE")
 LIKENESS = 0.84  # difflib's ratio from which an unknown key counts as a known one misspelt
 
 
@@ -35,7 +37,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Value:
-    """A key's value in force and where it comes from: `default`, `.env`, `environment` or `flag`."""
+    """A key's value in force and where it comes from: `default`, `.env`, `environment`, `flag`, or a compose file that fixes it."""
 
     value: str
     origin: str
@@ -107,27 +109,36 @@ def load_settings(
     files = compose_files(project.folder, {**env.values, **environment, **flags})
     keys = _keys(project, files)
     refuse_misspelt(env, keys)
-    values = {}
-    for name in [*keys, *sorted(n for n in {*env.values, *flags} if n not in keys)]:
-        values[name] = _in_force(name, keys, env, environment, flags)
-    for name in ("COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES", "COMPOSE_FILE"):
-        values[name] = _in_force(name, keys, env, environment, flags)
+    names = [*keys, *(name for name in (*env.values, *flags, *COMPOSE_KEYS) if name not in keys)]
+    force = _Force(keys, ((flags, "flag"), (environment, "environment"), (env.values, ".env")))
+    values = {name: force.value(name) for name in names}
+    values.update({name: Value(value, file) for name, (value, file) in fixed(files).items() if name in values})
     return Settings(project, keys, values, env, files)
 
 
 def _keys(project: Project, files: list[Path]) -> dict[str, Key]:
     about = key_comments(project.folder / ".env.example")
     values = {**dict.fromkeys(about, ""), **defaults(files)}
+    values = {name: "" if default == NO_SECRET else default for name, default in values.items()}
     return {name: Key(name, default, about.get(name, "")) for name, default in values.items()}
 
 
-def _in_force(name: str, keys: Mapping[str, Key], env: EnvFile, environment: Mapping[str, str], flags: Mapping[str, str]) -> Value:
+@dataclass(frozen=True)
+class _Force:
     """Default < .env < process environment < flags. As in Compose's `${KEY:-default}`, an empty value leaves the default in force."""
-    default = keys[name].default if name in keys else ""
-    for source, origin in ((flags, "flag"), (environment, "environment"), (env.values, ".env")):
-        if name in source:
-            return Value(source[name], origin) if source[name] or not default else Value(default, "default")
-    return Value(default, "default" if default else "unset")
+
+    keys: Mapping[str, Key]
+    sources: tuple[tuple[Mapping[str, str], str], ...]
+
+    def value(self, name: str) -> Value:
+        for source, origin in self.sources:
+            if name in source:
+                if source[name]:
+                    return Value(source[name], origin)
+                break
+        default = self.keys[name].default if name in self.keys else ""
+        default = interpolate(default, lambda other: self.value(other).value)
+        return Value(default, "default" if default else "unset")
 
 
 def refuse_misspelt(env: EnvFile, keys: Mapping[str, Key]) -> None:
