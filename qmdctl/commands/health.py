@@ -40,7 +40,9 @@ def health(
     links = [Link("engine", "engine", True, None, f"Docker {engine.client.version()['Version']} at {engine.host}")]
     containers = engine.containers(settings.name)
     for service in settings.services:
-        links += check_service(service, containers.get(service), settings, key, timeout)
+        links += check_service(service, containers.get(service), key, timeout)
+    if "embed" in settings.services and forwards(settings):
+        links.append(check_forwarder(containers.get("embed"), links, key, timeout))
     broken = next((link for link in links if link.ok is False), None)
     data = {"ok": broken is None, "first_broken": broken.payload() if broken else None, "links": [link.payload() for link in links]}
     terminal.result(as_text(links, broken), data)
@@ -48,7 +50,7 @@ def health(
         raise typer.Exit(1)
 
 
-def check_service(service: str, container: Container | None, settings: Settings, key: str | None, timeout: float) -> list[Link]:
+def check_service(service: str, container: Container | None, key: str | None, timeout: float) -> list[Link]:
     """Container, port, /health, then each real request. What follows a broken link is not tried, but the requests stand side by side."""
     from qmdctl.probes import Link, Probe, try_link
 
@@ -63,10 +65,19 @@ def check_service(service: str, container: Container | None, settings: Settings,
     for name, action in chain:
         links.append(Link(service, name) if any(link.ok is not True for link in links) else try_link(service, name, action))
     requests: list[tuple[str, Callable[[], str]]] = [(name, getattr(probe, name)) for name in REQUESTS.get(service, ())]
-    if service == "embed" and forwards(settings):
-        requests.append(("forwarded chat", probe.chat))
     whole = all(link.ok for link in links)
     return links + [try_link(service, name, action) if whole else Link(service, name) for name, action in requests]
+
+
+def check_forwarder(container: Container | None, links: list[Link], key: str | None, timeout: float) -> Link:
+    """A chat through embed, after all the others: where vllm itself is broken, that link is named first."""
+    from qmdctl.probes import Link, Probe, try_link
+
+    reached = next((link for link in links if link.service == "embed" and link.name == "/health"), None)
+    if container is None or reached is None or not reached.ok:
+        return Link("embed", "forwarded chat")
+    port = next(iter(container.ports.values()), 0)
+    return try_link("embed", "forwarded chat", Probe("embed", f"http://127.0.0.1:{port}", timeout, key).chat)
 
 
 def running(service: str, container: Container | None) -> str:

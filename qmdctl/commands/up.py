@@ -42,6 +42,7 @@ def up(
     from qmdctl.errors import ConfigurationError, InterruptedByUser
     from qmdctl.startup.compose_up import changed, compose_up
     from qmdctl.startup.overview import as_table, look
+    from qmdctl.startup.phases import phase_of
 
     call = invocation(context)
     terminal = call.output(json_output)
@@ -55,7 +56,7 @@ def up(
     engine = Engine.connect()
     running = {name: one for name, one in engine.containers(settings.name).items() if name in services}
     unchanged = not changed(compose, {name: one.config_hash for name, one in running.items()})
-    if len(running) == len(services) and unchanged and all(one.ready for one in running.values()):
+    if len(running) == len(services) and unchanged and all(phase_of(one).ready for one in running.values()):
         stack = look(engine, settings.name, services, settings)
         terminal.result(f"The stack is running.\n{as_table(stack)}", _result("running", [one.payload() for one in stack]))
         return

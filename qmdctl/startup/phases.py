@@ -90,9 +90,11 @@ def phase_of(container: Container | None, log: Sequence[str] = ()) -> Phase:
         return Phase("missing")
     if container.state != "running":
         return _not_running(container)
-    if container.health in ("", "healthy"):
-        return Phase("ready")
     probe = container.probe
+    # Docker calls it healthy until several checks in a row have failed; an engine that embed itself says is loading again is not ready.
+    # A single late answer of a busy vLLM ("error" in phase "ready") is left to Docker's count.
+    if container.health == "" or (container.health == "healthy" and probe.get("phase", "ready") == "ready"):
+        return Phase("ready")
     if probe.get("status") == "error":
         return Phase("error", str(probe.get("error") or "its healthcheck says error"))
     if container.health == "unhealthy":

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from qmdctl.engine import Container, Engine
-from qmdctl.errors import WaitTimeoutError
-from qmdctl.startup.causes import StartFailed, cause_of
+from qmdctl.errors import MissingError, WaitTimeoutError
+from qmdctl.startup.causes import Cause, StartFailed, cause_of
 from qmdctl.startup.estimate import Progress
 from qmdctl.startup.phases import Phase, phase_of
 
 POLL_SECONDS = 0.5
 LOG_LINES = 200
 LOOP_RESTARTS = 2  # one is a container that came back; the second one says that it will end again
+MISSING_LOOKS = 20
 FAILED = frozenset({"error", "unhealthy", "exited", "paused"})
 RATE_WINDOW_SECONDS = 30.0
 
@@ -37,10 +39,23 @@ class EngineSource:
         self._engine = engine
 
     def containers(self, project: str) -> dict[str, Container]:
-        return self._engine.containers(project)
+        with self._answering():
+            return self._engine.containers(project)
 
     def log(self, container: Container, whole: bool) -> list[str]:
-        return self._engine.logs(container, tail=LOG_LINES, since=None if whole else container.started_at)
+        with self._answering():
+            return self._engine.logs(container, tail=LOG_LINES, since=None if whole else container.started_at)
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        """MissingError for an engine that goes away in between."""
+        from docker.errors import APIError
+        from requests.exceptions import RequestException
+
+        try:
+            yield
+        except (RequestException, APIError) as error:
+            raise MissingError(f"The Docker engine has stopped answering: {error}", "docker info; then: qmdctl up") from None
 
 
 class Display(Protocol):
@@ -57,6 +72,7 @@ class Service:
     seconds: dict[str, float] = field(default_factory=dict)
     restarts_at_start: int | None = None
     restarts: int = 0
+    looks_without: int = 0  # a container
     fresh: bool = False  # its start was seen from the beginning
     bytes_seen: list[tuple[float, int]] = field(default_factory=list)
 
@@ -153,6 +169,9 @@ class Watch:
     def _judge(self, service: Service, container: Container | None) -> None:
         """StartFailed when it cannot become ready by itself."""
         if container is None:
+            service.looks_without += 1
+            if service.restarts_at_start is not None or service.looks_without >= MISSING_LOOKS:
+                raise StartFailed(service.name, "missing", Cause("its container is gone", "qmdctl up"))
             return
         loop = service.restarts >= LOOP_RESTARTS or (container.state == "restarting" and container.restart_count >= LOOP_RESTARTS)
         if loop or service.phase.name in FAILED:

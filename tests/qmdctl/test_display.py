@@ -99,7 +99,7 @@ def test_a_stall_is_said_when_it_begins(capsys: pytest.CaptureFixture[str]) -> N
             where = Progress(Phase("downloading", done_bytes=5, total_bytes=10, stalled_seconds=second + 2), second)
             display.show({"embed": where}, second)
     lines = capsys.readouterr().err.splitlines()
-    assert [line for line in lines if "stalled" in line][0].startswith("[58 s] embed: downloading 5 B of 10 B (stalled")
+    assert next(line for line in lines if "stalled" in line).startswith("[58 s] embed: downloading 5 B of 10 B (stalled")
 
 
 def test_the_live_table_has_a_line_per_service() -> None:

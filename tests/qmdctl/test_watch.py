@@ -54,6 +54,13 @@ def test_seconds_per_phase_of_a_complete_start() -> None:
     assert start.fresh == {"embed"}
 
 
+def test_a_container_that_is_taken_away_ends_the_watch() -> None:
+    with pytest.raises(StartFailed, match="its container is gone"):
+        Scripted([container()], []).run()
+    with pytest.raises(StartFailed, match="its container is gone"):
+        Scripted([]).run()
+
+
 def test_all_services_must_be_ready() -> None:
     slow = probing("vllm", phase="waiting")
     scripted = Scripted(*[[READY, slow]] * 5, [READY, container("vllm", health="healthy")])
@@ -137,9 +144,7 @@ def test_a_timeout_names_the_phases_and_the_command_that_waits_twice_as_long() -
     with pytest.raises(WaitTimeoutError) as failure:
         Scripted([download, probing("vllm", phase="waiting")]).run("embed", "vllm", timeout_seconds=30)
     assert failure.value.exit_code == 4
-    assert failure.value.message.startswith(
-        "Not ready after 30 s: embed is downloading 1.0 GB of 8.0 GB; vllm is waiting for embed."
-    )
+    assert failure.value.message.startswith("Not ready after 30 s: embed is downloading 1.0 GB of 8.0 GB; vllm is waiting for embed.")
     assert "qmdctl up --timeout 60" in failure.value.fix
     assert "qmdctl logs vllm" in failure.value.fix
 

@@ -3,8 +3,8 @@
     python3 service.py PORT     FAKE_SCRIPT="loading 2; log TEXT; downloading 100 1000 0; exit 3"
     python3 service.py probe    the healthcheck: prints what the script is at, exit status 0 once it is through
 
-Steps: `PHASE SECONDS`, `downloading DONE TOTAL STALLED` (1 s), `log TEXT`, `error TEXT FIX TEXT` (for good), `exit STATUS`, `once` (in later
-runs of the same container the script ends here), `answer KIND` (think, empty, silent, nan, score: a wrong answer).
+Steps: `PHASE SECONDS`, `downloading DONE TOTAL STALLED` (1 s), `log TEXT`, `error TEXT FIX TEXT` (for good), `exit STATUS`, `once` (in
+later runs of the same container the script ends here), `answer KIND` (think, empty, silent, nan, score: a wrong answer).
 """
 
 import json
@@ -30,7 +30,8 @@ def run_script(script):
         elif word == "exit":
             os._exit(int(rest))
         elif word == "log":
-            print(rest, flush=True)
+            sys.stdout.write(f"{rest}\n")
+            sys.stdout.flush()
         elif word == "error":
             write(status="error", phase=word, error=rest.replace(" FIX ", "; fix: "))
             return
@@ -90,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     if sys.argv[1] == "probe":
-        print(STATE.read_text())
+        sys.stdout.write(STATE.read_text())
         sys.exit(json.loads(STATE.read_text())["status"] != "ok")
     write(status="loading", phase="starting")
     server = ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Handler)
