@@ -9,6 +9,7 @@ import pytest
 
 from embed_service import config_docs
 from embed_service.settings import OTHERS, Settings
+from qmdctl.compose_files import key_comments
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,7 +53,7 @@ def test_local_links_lead_somewhere(page: Path) -> None:
 def test_settings_named_in_the_docs_exist(page: Path) -> None:
     """A word in backquotes that is written like a setting of ours, by its first part, is one."""
     first_parts = {name.split("_")[0] for name in Settings.model_fields if "_" in name} - {"use"}
-    ours = {name.upper() for name in Settings.model_fields} | OTHERS
+    ours = {name.upper() for name in Settings.model_fields} | OTHERS | set(key_comments(ROOT / ".env.example"))
     for word in re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", page.read_text()):
         if word.split("_")[0].lower() in first_parts:
             assert word in ours, word

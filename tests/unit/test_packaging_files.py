@@ -154,17 +154,32 @@ def stubs(folder: Path, *names: str) -> dict[str, str]:
     return {"PATH": str(folder)}
 
 
-def test_ci_runs_make_test_and_nothing_else(tmp_path: Path) -> None:
+def ci_project(folder: Path) -> Path:
+    """`.ci/run` beside a stand-in for the script that starts the tests' engine, which only says what it is asked."""
+    for name in (".ci", "scripts"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(ROOT / ".ci/run", folder / ".ci/run")
+    engine = folder / "scripts/test_engine.sh"
+    engine.write_text("#!/bin/sh\necho engine $1\n")
+    engine.chmod(0o755)
+    return folder / ".ci/run"
+
+
+def test_ci_starts_the_engine_runs_make_test_and_stops_the_engine(tmp_path: Path) -> None:
     environment = stubs(tmp_path / "bin", "make", "python3", "node", "npm", "apt-get", "id")
-    done = subprocess.run([ROOT / ".ci/run"], env=environment, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "make test REQUIRE=node\n"
+    script = ci_project(tmp_path / "project")
+    done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["engine install", "engine start", "make test REQUIRE=node,docker", "engine stop"]
+    (tmp_path / "bin/make").write_text("#!/bin/sh\nexit 2\n")
+    done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (2, "engine stop")
 
 
 def test_ci_says_what_is_missing_where_it_may_not_install(tmp_path: Path) -> None:
     environment = stubs(tmp_path / "bin", "make", "python3", "apt-get")
     (tmp_path / "bin/id").write_text("#!/bin/sh\necho 1000\n")
     (tmp_path / "bin/id").chmod(0o755)
-    done = subprocess.run([ROOT / ".ci/run"], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([ci_project(tmp_path / "project")], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert "Missing: nodejs npm." in done.stderr
 
