@@ -64,9 +64,9 @@ class Repository:
 
 
 class FakeHub:
-    """A context manager. `environment` is what a client of it needs; the attributes are the faults, changeable at any time."""
+    """A context manager. `address`: where it listens, for containers that of the engine's bridge. `environment` is what a client of it needs; the attributes are the faults, changeable at any time."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
         self.repositories: dict[str, Repository] = {}
         self.tokens: dict[str, set[str]] = {}  # token → gated or private ids that it may read
         self.bytes_per_second: float | None = None  # of each file's answer
@@ -77,10 +77,10 @@ class FakeHub:
         self.log: list[Logged] = []
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer((address, 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"http://{address}:{self._server.server_port}"
 
     def environment(self, home: Path) -> dict[str, str]:
         return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
