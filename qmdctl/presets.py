@@ -60,10 +60,7 @@ def choose_preset(hardware: Hardware) -> Preset:
     presets = load_presets()
     if not hardware.gpus:
         return presets["cpu"]
-    if hardware.unified:
-        size = hardware.memory_bytes
-    else:
-        size = max(gpu.memory_bytes or 0 for gpu in hardware.gpus)
+    size = hardware.memory_bytes if hardware.unified else max(gpu.memory_bytes or 0 for gpu in hardware.gpus)
     if size >= SPARK_BYTES:
         return _scaled(presets["spark"], hardware, size)
     for name in ("24", "16", "12", "8"):

@@ -14,6 +14,7 @@ set -euo pipefail
 RUN=${QMD_TEST_ENGINE_RUN:-/run/qmd-test-engine}
 DATA=${QMD_TEST_ENGINE_DATA:-/var/lib/qmd-test-engine}
 SOCKET=$RUN/docker.sock
+BUILD_CACHE=12GB # kept at most; layers of images that exist do not count twice
 BASE_IMAGE=qmd-test/base:bookworm
 PACKAGES=(docker.io docker-cli docker-compose docker-buildx docker-registry iptables debootstrap)
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -57,7 +58,8 @@ start_engine() {
     # FAKE: no GPU here. Docker accepts a GPU reservation when it finds NVIDIA's runtime hook on its PATH; this one does nothing.
     printf '#!/bin/sh\ncat > /dev/null\nexit 0\n' > "$RUN/nvidia-container-runtime-hook"
     chmod 755 "$RUN/nvidia-container-runtime-hook"
-    PATH=$RUN:$PATH:/usr/sbin:/sbin setsid dockerd \
+    printf '{"builder": {"gc": {"enabled": true, "defaultKeepStorage": "%s"}}}\n' "$BUILD_CACHE" > "$RUN/daemon.json"
+    PATH=$RUN:$PATH:/usr/sbin:/sbin setsid dockerd --config-file "$RUN/daemon.json" \
         --host "unix://$SOCKET" --data-root "$DATA" --exec-root "$RUN/exec" --pidfile "$RUN/docker.pid" \
         --bip 172.31.250.1/24 --default-address-pool base=172.31.192.0/19,size=26 \
         --insecure-registry 127.0.0.0/8 --shutdown-timeout 40 \

@@ -81,7 +81,7 @@ class Context:
         for service in self.settings.services:
             if service in IMAGE_KEYS:
                 try:
-                    found[service] = self.engine.client.api.inspect_image(self.image(service))
+                    found[service] = self.engine.client.images.get(self.image(service)).attrs
                 except APIError:
                     continue
         return found

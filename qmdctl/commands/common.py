@@ -82,6 +82,15 @@ class Invocation:
         return Compose(settings, self.terminal or Terminal())
 
 
+def mode_flags(cpu: bool, gpu: bool) -> dict[str, str] | None:
+    """What --cpu and --gpu set. ConfigurationError for both at once."""
+    from qmdctl.errors import ConfigurationError
+
+    if cpu and gpu:
+        raise ConfigurationError("--cpu and --gpu exclude each other", "give one of them")
+    return {"COMPOSE_FILE": "compose.yaml:compose.cpu.yaml"} if cpu else {"COMPOSE_FILE": "compose.yaml"} if gpu else None
+
+
 def invocation(context: typer.Context) -> Invocation:
     """The options before the verb."""
     found = context.find_object(Invocation)

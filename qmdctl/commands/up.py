@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmdctl.commands.common import JsonOption, ServiceArgument, invocation
+from qmdctl.commands.common import JsonOption, ServiceArgument, invocation, mode_flags
 
 if TYPE_CHECKING:
     from qmdctl.engine import Engine
@@ -39,18 +39,15 @@ def up(
     to be stalled. Ctrl-C ends the waiting; what runs goes on.
     """
     from qmdctl.engine import Engine
-    from qmdctl.errors import ConfigurationError, InterruptedByUser
+    from qmdctl.errors import InterruptedByUser
     from qmdctl.startup.compose_up import changed, compose_up
     from qmdctl.startup.overview import as_table, look
     from qmdctl.startup.phases import phase_of
 
     call = invocation(context)
     terminal = call.output(json_output)
-    if cpu and gpu:
-        raise ConfigurationError("--cpu and --gpu exclude each other", "give one of them")
     limit = parse_seconds(timeout) if timeout is not None else None
-    flags = {"COMPOSE_FILE": "compose.yaml:compose.cpu.yaml"} if cpu else {"COMPOSE_FILE": "compose.yaml"} if gpu else None
-    settings = call.settings(flags)
+    settings = call.settings(mode_flags(cpu, gpu))
     services = call.services(settings, service)
     compose = call.compose(settings)
     engine = Engine.connect()
@@ -62,7 +59,7 @@ def up(
         return
     try:
         if not skip_checks:
-            check_machine(settings, engine, terminal)
+            check_machine(settings, terminal)
         if settings["EMBED_IMAGE"] and not engine.has_image(settings["EMBED_IMAGE"]):
             terminal.note("The embed image is built first: once, some minutes and several GB of downloads.", "dim")
         began = datetime.now(UTC)
@@ -102,8 +99,23 @@ def _report(engine: Engine, settings: Settings, services: list[str], start: Star
     terminal.result(text, {**data, "seconds": round(start.total_seconds, 1), "phases": phases, "restarted": start.restarted})
 
 
-def check_machine(settings: Settings, engine: Engine, terminal: Terminal) -> None:
-    """The checks of `qmdctl doctor`: warnings are shown, a failure ends the start."""
+def check_machine(settings: Settings, terminal: Terminal) -> None:
+    """The checks of `qmdctl doctor`: warnings are shown, a failure ends the start. Raises the error that names all that failed."""
+    from qmdctl.checks import Context, exit_code, run_checks
+    from qmdctl.commands.doctor import as_line
+    from qmdctl.errors import ConfigurationError, MissingError
+
+    terminal.note("Checking the machine (qmdctl doctor; --skip-checks leaves it out)", "dim")
+    findings = list(run_checks(Context(settings)))
+    for finding in findings:
+        if finding.level == "warning":
+            terminal.note(as_line(finding), "yellow")
+    failures = [finding for finding in findings if finding.level == "failure"]
+    if failures:
+        kind = ConfigurationError if exit_code(findings) == 2 else MissingError
+        first, *more = failures
+        why = f": {first.why}" if first.why else ""
+        raise kind(f"{first.what}{why}", first.fix, "\n".join(map(as_line, more)))
 
 
 def parse_seconds(text: str) -> float:

@@ -118,7 +118,7 @@ def plan_from(values: Mapping[str, str], *, cpu: bool) -> Plan:
     def number(key: str) -> float | None:
         text = values.get(key, "").strip()
         try:
-            return float(text) if text else None
+            return float(text) if text and text != "auto" else None
         except ValueError:
             raise ValueError(f"{key}={text} is not a number") from None
 
