@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qmdctl.commands import config, doctor, down, health, logs, restart, start, status, stop, up, version
+from qmdctl.commands import config, doctor, down, health, init, logs, restart, start, status, stop, up, version
 from qmdctl.commands.common import Invocation
 
 # rich_markup_mode=None: plain help starts three times as fast. Locals in a traceback could show a key.
@@ -35,6 +35,7 @@ def options(
 
 
 # In the order in which a new user meets them.
+app.command("init")(init.init)
 app.command("doctor")(doctor.doctor)
 app.command("up")(up.up)
 app.command("status")(status.status)

@@ -282,9 +282,10 @@ def _overcommit(place: Place, plan: Plan) -> list[Problem]:
         setting = "EMBED_MEMORY_GB"
         fix = f"lower EMBED_MEMORY_GB to {max(0, left - RUNTIME['embed', 'gpu']) / GB:.1f}"
     else:
-        setting, fix = "EMBED_MODEL", "choose smaller models"
+        setting, fix = "EMBED_MODEL", ""
     stop = f"stop what uses the memory, or choose smaller models (qmdctl init): {over / GB:.1f} GB are missing"
-    return [Problem(setting, f"{place.sentence()}. Not starting", f"{fix} in .env if that still holds the model, or {stop}")]
+    fix = f"{fix} in .env if that still holds the model, or {stop}" if fix else stop
+    return [Problem(setting, f"{place.sentence()}. Not starting", fix)]
 
 
 def _card(hardware: Hardware, name: str) -> Gpu:
