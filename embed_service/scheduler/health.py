@@ -58,6 +58,7 @@ def health_body(settings: Settings, supervisor: Supervisor, fingerprint: str | N
             "done_bytes": state.done_bytes,
             "total_bytes": state.total_bytes,
             "stalled": state.stalled,
+            "stalled_seconds": round(state.stalled_seconds),
         }
     if status == "error" and state.error is not None:
         body["error"] = state.error["message"]

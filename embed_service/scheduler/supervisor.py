@@ -48,8 +48,13 @@ class EngineState:
     last_end: str | None = None
 
     @property
+    def stalled_seconds(self) -> float:
+        """Since the last new byte of a download; 0 in other phases."""
+        return time.monotonic() - self.progressed if self.phase == "downloading" else 0.0
+
+    @property
     def stalled(self) -> bool:
-        return self.phase == "downloading" and time.monotonic() - self.progressed > STALL_SECONDS
+        return self.stalled_seconds > STALL_SECONDS
 
 
 class Supervisor:

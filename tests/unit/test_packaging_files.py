@@ -13,6 +13,7 @@ import tomllib
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,15 +85,23 @@ def test_code_comes_after_the_dependencies_in_the_image() -> None:
     assert DOCKERFILE.index("scripts.bootstrap service") < DOCKERFILE.index("COPY embed_service/")
 
 
+DOWNLOAD = {"done_bytes": 5, "total_bytes": 9, "stalled_seconds": 61}
+
+
 @pytest.mark.parametrize(
-    ("status", "body", "exit_status"),
+    ("status", "body", "line"),
     [
-        (200, {"status": "ok"}, 0),
-        (503, {"status": "loading", "phase": "downloading"}, 0),
-        (503, {"status": "error", "error": "No CUDA device."}, 1),
+        (200, {"status": "ok", "phase": "ready"}, {"status": "ok", "phase": "ready"}),
+        (503, {"status": "loading", "phase": "warming", "progress": DOWNLOAD}, {"status": "loading", "phase": "warming"}),
+        (
+            503,
+            {"status": "loading", "phase": "downloading", "progress": {**DOWNLOAD, "text": "…", "stalled": True}},
+            {"status": "loading", "phase": "downloading", **DOWNLOAD},
+        ),
+        (503, {"status": "error", "phase": "error", "error": "No GPU."}, {"status": "error", "phase": "error", "error": "No GPU."}),
     ],
 )
-def test_image_healthcheck(status: int, body: dict[str, str], exit_status: int) -> None:
+def test_image_healthcheck(status: int, body: dict[str, Any], line: dict[str, Any]) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             assert self.path == "/health"
@@ -113,12 +122,13 @@ def test_image_healthcheck(status: int, body: dict[str, str], exit_status: int) 
         finally:
             server.shutdown()
             thread.join()
-    assert done.returncode == exit_status, done.stderr
-    assert done.stdout.strip() == " ".join(body.values())
+    assert done.returncode == (0 if status == 200 else 1), done.stderr
+    assert json.loads(done.stdout) == line
 
 
 def test_image_healthcheck_fails_where_nothing_listens() -> None:
-    assert healthcheck(free_port()).returncode == 1
+    done = healthcheck(free_port())
+    assert (done.returncode, json.loads(done.stdout)["phase"]) == (1, "starting")
 
 
 def healthcheck(port: int) -> subprocess.CompletedProcess[str]:
