@@ -1,4 +1,4 @@
-"""`embed-service serve | check | config`.
+"""`embed-service serve | check | download | config`.
 
 `serve` binds its port before it imports anything heavy, so that clients of a restarting service wait in the kernel's queue instead of
 being refused (they give up for good after 4 s of refusals).
@@ -20,6 +20,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="serve on HOST:PORT until SIGTERM or Ctrl-C (settings come from the environment)")
     commands.add_parser("check", help="check models, disk and device without serving; exit 3 when something is missing")
+    download = commands.add_parser("download", help="download models into the cache; one line of JSON per step")
+    download.add_argument("models", nargs="+", metavar="MODEL[@REVISION]", help="Hugging Face ids, of the generation server's model too")
     config = commands.add_parser("config", help="print the settings in force")
     config.add_argument("--markdown", action="store_true", help="print docs/configuration.md instead")
     return parser
@@ -43,7 +45,7 @@ def _bind() -> socket.socket:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status: 0, 2 for unusable settings, 3 when `check` finds something missing."""
+    """The exit status: 0, 1 when a download failed, 2 for unusable settings, 3 when `check` finds something missing."""
     arguments = _parser().parse_args(argv)
     sock = _bind() if arguments.command == "serve" else None
 
@@ -63,6 +65,10 @@ def main(argv: list[str] | None = None) -> int:
         from embed_service.models.check import main as check
 
         return check(settings)
+    if arguments.command == "download":
+        from embed_service.models.prefetch import main as download
+
+        return download(arguments.models, settings)
     if arguments.markdown:
         from embed_service.config_docs import render
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qmdctl.commands import config, doctor, down, health, init, logs, restart, start, status, stop, up, version
+from qmdctl.commands import config, doctor, down, health, init, logs, pull, restart, start, status, stop, up, version
 from qmdctl.commands.common import Invocation
 
 # rich_markup_mode=None: plain help starts three times as fast. Locals in a traceback could show a key.
@@ -37,6 +37,7 @@ def options(
 # In the order in which a new user meets them.
 app.command("init")(init.init)
 app.command("doctor")(doctor.doctor)
+app.command("pull")(pull.pull)
 app.command("up")(up.up)
 app.command("status")(status.status)
 app.command("health")(health.health)

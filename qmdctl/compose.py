@@ -47,11 +47,15 @@ class Compose:
         """Run to its end; output goes to stderr unless `capture`. ProcessError when it fails and `check` is set."""
         command = self.command(*arguments)
         if echo:
-            self._terminal.echo_command(self.shown(command))
+            self.echo(command)
         full = {**self.environment(), **(environment or {})}
         return run(
             command, cwd=self._settings.project.folder, environment=full, capture=capture, check=check, timeout_seconds=timeout_seconds
         )
+
+    def echo(self, command: list[str]) -> None:
+        """Show a command that another function runs."""
+        self._terminal.echo_command(self.shown(command))
 
     def shown(self, command: list[str]) -> str:
         """The command as a user in the current folder would type it."""

@@ -48,6 +48,11 @@ class Terminal:
         sys.stderr.write(self.styled(text, style) + "\n")
         sys.stderr.flush()
 
+    def over(self, text: str) -> None:
+        """Draw over the current line of a terminal that can (`live`)."""
+        sys.stderr.write(f"\r{text}")
+        sys.stderr.flush()
+
     def echo_command(self, text: str) -> None:
         """The command that is run, so that users can learn and copy it."""
         self.note(f"$ {text}", "dim")

@@ -67,11 +67,11 @@ def obtain(model: str, revision: str) -> Path:
         raise
     except Exception as error:  # the library's, its HTTP client's (two of them), the file system's: one sentence for each
         cause = hub_errors.sentence(error, model, revision, cache, has_token=token is not None)
-        folder = left_by_others(storage, revision) if cause.offline else None
-        if folder is None:
+        left = left_by_others(storage, revision) if cause.offline else None
+        if left is None:
             raise cause from None
-        say(f"{cause}; serving {folder} from the cache, unverified")
-        return folder
+        say(f"{cause}; serving {left} from the cache, unverified")
+        return left
     try:
         record.write(cache, model, revision, commit, {file.name: file.size for file in files})
     except OSError as error:
@@ -105,7 +105,10 @@ def ask(model: str, revision: str, token: str | None) -> tuple[str, list[RemoteF
 
 
 def choose(names: Iterable[str]) -> list[str]:
-    """Configuration, tokenizer and one set of weights, from the repository's root: safetensors, else pickles. Never other runtimes' copies."""
+    """Configuration, tokenizer and one set of weights, from the repository's root: safetensors, else pickles.
+
+    Never the copies for other runtimes.
+    """
     root = sorted(name for name in names if "/" not in name)
     safetensors = [name for name in root if name.endswith(".safetensors")]
     if "model.safetensors" in safetensors:

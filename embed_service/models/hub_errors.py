@@ -26,7 +26,7 @@ KNOWN = (
 class Wanted:
     """A model as configured: for the words of an error."""
 
-    setting: str  # EMBED_MODEL or RERANK_MODEL
+    setting: str  # EMBED_MODEL, RERANK_MODEL or VLLM_MODEL
     id: str
     revision: str
     token: str | None
@@ -43,7 +43,8 @@ def want(model_id: str, revision: str | None, settings: Settings) -> Wanted:
     """Reads the token: HF_TOKEN_FILE, else HF_TOKEN, else a saved login. Raises ModelError for a file that holds no token."""
     from huggingface_hub import constants, get_token
 
-    setting = "EMBED_MODEL" if model_id == settings.embed_model else "RERANK_MODEL"
+    ours = {settings.rerank_model: "RERANK_MODEL", settings.embed_model: "EMBED_MODEL"}
+    setting = ours.get(model_id, "VLLM_MODEL")  # prefetch.py takes the generation server's as well
     token, source = None, "HF_TOKEN_FILE or HF_TOKEN"
     if settings.hf_token_file:
         try:

@@ -64,7 +64,10 @@ class Repository:
 
 
 class FakeHub:
-    """A context manager. `address`: where it listens, for containers that of the engine's bridge. `environment` is what a client of it needs; the attributes are the faults, changeable at any time."""
+    """A context manager. `environment` is what a client of it needs; the attributes are the faults, changeable at any time.
+
+    `address`: where it listens; for containers that of the engine's bridge.
+    """
 
     def __init__(self, address: str = "127.0.0.1") -> None:
         self.repositories: dict[str, Repository] = {}

@@ -1,0 +1,70 @@
+"""`embed-service download MODEL[@REVISION]…`: models into the cache before they are served; one JSON object per line on stdout.
+
+{"model": "Qwen/Qwen3-4B", "missing_bytes": 8060000000}                          for each, before the first byte
+{"model": "Qwen/Qwen3-4B", "done_bytes": 1200, "total_bytes": 8060000000}        once a second while it moves
+{"model": "Qwen/Qwen3-4B", "revision": "1cfa…", "path": "/models/hub/…"}         complete, and recorded
+{"model": "Qwen/Qwen3-4B", "error": "…", "code": "no_disk"}                      failed; the others go on
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from embed_service.errors import ModelError
+from embed_service.models.hub import Listing, Located, download, locate, missing_bytes
+from embed_service.settings import Settings
+
+_print_lock = threading.Lock()
+REPORT_SECONDS = 1.0
+
+
+def main(models: list[str], settings: Settings) -> int:
+    """All at once; 0 when every one is complete, else 1."""
+    names = list(dict.fromkeys(models))
+    with ThreadPoolExecutor(len(names)) as pool:
+        located = list(pool.map(lambda name: _locate(name, settings), names))
+        results = list(pool.map(_fetch, names, located))
+    return 0 if all(results) else 1
+
+
+def _locate(name: str, settings: Settings) -> Located | None:
+    model, _, revision = name.partition("@")
+    try:
+        found = locate(model, revision or None, settings)
+    except ModelError as error:
+        _say(model=name, error=error.message, code=error.code)
+        return None
+    missing = missing_bytes(found.wanted, found.found) if found.wanted and isinstance(found.found, Listing) else 0
+    _say(model=name, missing_bytes=missing)
+    return found
+
+
+def _fetch(name: str, located: Located | None) -> bool:
+    if located is None:
+        return False
+    last = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= REPORT_SECONDS or done == total:
+            last = time.monotonic()
+            _say(model=name, done_bytes=done, total_bytes=total)
+
+    try:
+        repository = download(located, progress)
+    except ModelError as error:
+        _say(model=name, error=error.message, code=error.code)
+        return False
+    _say(model=name, revision=repository.revision, path=repository.path)
+    return True
+
+
+def _say(**fields: Any) -> None:
+    with _print_lock:
+        sys.stdout.write(json.dumps(fields) + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,127 @@
+"""`qmdctl pull`: images and weights of both services, so that a start needs no network."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from qmdctl.commands.common import JsonOption, invocation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qmdctl.compose import Compose
+    from qmdctl.engine import Engine
+    from qmdctl.errors import QmdError
+    from qmdctl.settings import Settings
+    from qmdctl.terminal import Terminal
+
+BUILD_DOWNLOADS = 3_000_000_000  # packages of the embed image; measured with CUDA's torch
+
+
+def pull(context: typer.Context, json_output: JsonOption = False) -> None:
+    """Download images and models.
+
+    Both services' at the same time, the total first. What is there already is not downloaded again, and what was cut off goes on.
+    The embed image is built here, from packages.
+    """
+    from qmdctl.engine import Engine
+    from qmdctl.errors import InterruptedByUser
+    from qmdctl.pulling.progress import Progress
+    from qmdctl.pulling.weights import download, wanted_models
+
+    call = invocation(context)
+    terminal = call.output(json_output)
+    settings = call.settings()
+    engine = Engine.connect()
+    compose = call.compose(settings)
+    models = wanted_models(settings)
+    planned = announce(settings, engine, models, terminal)
+    progress = Progress(terminal)
+
+    def images() -> list[str]:
+        from qmdctl.pulling.images import pull_image
+
+        pulled = [image for name, image in planned["images"].items() if name != "embed"]
+        for image in pulled:
+            pull_image(engine, image, progress, dict(settings))
+        return pulled
+
+    def weights() -> list[dict[str, Any]]:
+        build(compose, terminal)
+        return download(compose, models, progress) if models else []
+
+    try:
+        pulled, downloaded = together(images, weights)
+    except KeyboardInterrupt:
+        raise InterruptedByUser("Interrupted. What is downloaded is kept.", "qmdctl pull goes on") from None
+    finally:
+        progress.close()
+    data = {"status": "complete", "pulled": pulled, "built": settings["EMBED_IMAGE"], "models": downloaded, "planned": planned}
+    terminal.result("Everything is here: the next start needs no network.", data)
+
+
+def announce(settings: Settings, engine: Engine, models: list[str], terminal: Terminal) -> dict[str, Any]:
+    """Say what will be downloaded, the total last. Returns it."""
+    from qmdctl.pulling.images import registry_bytes
+    from qmdctl.pulling.weights import hub_bytes, read_token
+    from qmdctl.terminal import human_bytes, table
+
+    architecture = str(engine.info().get("Architecture", ""))
+    endpoint, token = settings["HF_ENDPOINT"] or "https://huggingface.co", read_token(settings)
+    images = {name: settings[key] for name, key in (("embed", "EMBED_IMAGE"), ("vllm", "VLLM_IMAGE")) if name in settings.services}
+    missing = {name: image for name, image in images.items() if not engine.has_image(image)}
+    sizes: dict[str, int | None] = {}
+    with ThreadPoolExecutor(8) as pool:
+        if "vllm" in missing:
+            sizes[f"image {missing['vllm']}"] = pool.submit(registry_bytes, missing["vllm"], architecture).result()
+        if "embed" in missing:
+            sizes[f"packages for {missing['embed']}, about"] = BUILD_DOWNLOADS
+        asked: dict[str, Future[int | None]] = {f"weights {name}": pool.submit(hub_bytes, name, endpoint, token) for name in models}
+        sizes |= {name: future.result() for name, future in asked.items()}
+    known = sum(size for size in sizes.values() if size)
+    unknown = [name for name, size in sizes.items() if size is None]
+    rows = [(name, human_bytes(size) if size is not None else "size not known") for name, size in sizes.items()]
+    more = f", and {len(unknown)} of unknown size" if unknown else ""
+    terminal.note(table([*rows, (f"at most, less what the cache has{more}", human_bytes(known))]))
+    return {"images": {name: image for name, image in missing.items()}, "bytes": sizes, "total_bytes": known}
+
+
+def build(compose: Compose, terminal: Terminal) -> None:
+    """The embed image, built where its files changed. MissingError or QmdError with what the build said."""
+    from qmdctl.errors import MissingError, QmdError
+    from qmdctl.process import ProcessError
+    from qmdctl.startup.compose_up import run_shown
+    from qmdctl.symptoms import match
+
+    command = compose.command("build", "embed")
+    compose.echo(command)
+    done = run_shown(command, compose.folder, compose.environment(), tty=False)
+    if done.ok:
+        return
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    symptom = match("compose", lines, {})
+    if symptom:
+        raise MissingError(f"The embed image could not be built: {symptom.cause}", symptom.fix)
+    raise QmdError(f"The embed image could not be built: {lines[-1] if lines else ProcessError(done).message}", "its output is above")
+
+
+def together(*jobs: Callable[[], Any]) -> list[Any]:
+    """All at once. When some fail the others go on to their end; then the first error is raised, the rest in its details."""
+    from qmdctl.errors import QmdError
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        futures = [pool.submit(job) for job in jobs]
+        errors: list[QmdError] = []
+        results = []
+        for future in futures:
+            try:
+                results.append(future.result())
+            except QmdError as error:
+                errors.append(error)
+    if errors:
+        errors[0].details = "\n".join([errors[0].details, *(f"✗ {error.message}\n  → {error.fix}" for error in errors[1:])]).strip("\n")
+        raise errors[0]
+    return results
