@@ -38,7 +38,7 @@ def cause_of(container: Container, phase: Phase, log: Sequence[str], facts: Mapp
     symptom = known_symptom(container.service, log, facts)
     if phase.name == "error" and phase.detail:  # the service's own sentence, which names the fix
         sentence, _, fix = phase.detail.partition("; fix: ")
-        otherwise = f"correct it in .env, then: qmdctl up; its log: qmdctl logs {container.service}"
+        otherwise = f"mend that, then: qmdctl up; its log: qmdctl logs {container.service}"
         return Cause(sentence, fix or (symptom.fix if symptom else otherwise))
     if container.oom_killed or not symptom:
         sentence = {
