@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qmdctl import env_file
 from tests.support.service import ROOT
 
 DOCKER_HOST = os.environ.get("QMD_TEST_DOCKER_HOST", "unix:///run/qmd-test-engine/docker.sock")
@@ -63,6 +64,10 @@ class Qmdctl:
         """The process, running, with its stderr in a pipe."""
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, "text": True, **options}
         return subprocess.Popen(self.command(*arguments), cwd=self.home, env=self.full_environment(), **options)
+
+    def value(self, key: str) -> str:
+        """A key's value in .env."""
+        return env_file.read(self.folder / ".env").check().values[key]
 
     def set(self, **values: str) -> None:
         """Give keys of .env new values."""

@@ -5,8 +5,13 @@ from __future__ import annotations
 import resource
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
+
+from tests.support.hub import FakeHub
 from tests.support.qmdctl_cli import Qmdctl, docker
 from tests.support.service import ROOT, free_port
 from tests.support.stack_images import BASE_IMAGE, CA_BUNDLE, EMBED_IMAGE
@@ -14,6 +19,32 @@ from tests.support.stack_images import BASE_IMAGE, CA_BUNDLE, EMBED_IMAGE
 FILES = ("compose.yaml", "compose.cpu.yaml", ".env.example", ".dockerignore", "Dockerfile.embed")
 FOLDERS = ("embed_service", "requirements", "scripts", "secrets", "vllm")
 CPU = {"COMPOSE_FILE": "compose.yaml:compose.cpu.yaml"}
+
+
+@dataclass
+class Stack:
+    """A project and the FAKE hub that its models come from."""
+
+    qmdctl: Qmdctl
+    hub: FakeHub
+
+    def url(self, service: str) -> str:
+        """Where the service answers on this machine."""
+        return f"http://127.0.0.1:{self.qmdctl.value(f'{service.upper()}_PORT')}"
+
+    def post(self, service: str, path: str, **body: Any) -> Any:
+        answer = httpx.post(f"{self.url(service)}{path}", json=body, timeout=60, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def up(self) -> Any:
+        done = self.qmdctl.run("up", "--skip-checks", "--json", seconds=800)
+        assert done.status == 0, done.err
+        return done.json
+
+    def close(self, name: str) -> None:
+        """Nothing of the Compose project `name` is left."""
+        docker("compose", "--project-name", name, "--profile", "*", "down", "--volumes", "--timeout", "1")
 
 
 def make_project(folder: Path, home: Path, values: Mapping[str, str]) -> Qmdctl:

@@ -1,0 +1,217 @@
+"""Known symptoms, provoked for real: Docker, Compose, a registry and vLLM say what they say, and the table knows it.
+
+FAKE: the hub that refuses a gated model, and a disk that is full (a few MB of tmpfs, so full it is).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qmdctl.checks.ports import free
+from qmdctl.symptoms import match
+from tests.support.hub import FakeHub
+from tests.support.qmdctl_cli import DOCKER_HOST
+from tests.support.service import ROOT, free_port, poll
+from tests.support.stack_images import BASE_IMAGE, need_engine, vllm_image
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _engine() -> None:
+    need_engine()
+
+
+def said(*command: str, host: str = DOCKER_HOST, **options: object) -> list[str]:
+    """The lines of a docker command that fails."""
+    done = subprocess.run(
+        ["docker", "--host", host, *command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        **options,  # type: ignore[call-overload]
+    )
+    assert done.returncode != 0, done.stdout
+    return [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+
+
+def name_of(service: str, lines: list[str]) -> str:
+    found = match(service, lines, {"VLLM_IMAGE": "the image"})
+    assert found is not None, lines
+    return found.name
+
+
+def compose_file(folder: Path, service: str) -> list[str]:
+    """Arguments that start a project with this one service."""
+    (folder / "compose.yaml").write_text(f"services:\n  x:\n    image: {BASE_IMAGE}\n    command: sleep 60\n    {service}\n")
+    return ["compose", "--project-directory", str(folder), "--project-name", f"qmdsym{uuid.uuid4().hex[:8]}"]
+
+
+def test_docker_permission(tmp_path: Path) -> None:
+    """Row 9: another user on the engine's socket, which belongs to root."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, to become another user")
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    done = subprocess.run(
+        [*nobody, "docker", "--host", DOCKER_HOST, "ps"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"], "HOME": "/tmp"},
+    )
+    assert name_of("compose", done.stderr.splitlines()) == "docker_permission"
+
+
+def test_docker_absent(tmp_path: Path) -> None:
+    assert name_of("compose", said("ps", host=f"unix://{tmp_path}/no.sock")) == "docker_absent"
+
+
+@pytest.fixture
+def second_engine(tmp_path: Path) -> Iterator[str]:
+    """An engine without NVIDIA's hook on its PATH, with 24 MB of disk; its bridge is in a network namespace of its own."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, to start an engine")
+    run, data = Path(f"/run/qmd-test-second-{os.getpid()}"), tmp_path / "data"
+    run.mkdir()
+    data.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(data)], check=True)
+    host = f"unix://{run}/docker.sock"
+    clean = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    options = ["--host", host, "--data-root", str(data), "--exec-root", str(run / "exec"), "--pidfile", str(run / "pid")]
+    with (run / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["unshare", "--net", "dockerd", *options, "--iptables=false"], env=clean, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        try:
+            poll(
+                lambda: subprocess.run(["docker", "--host", host, "version"], capture_output=True, check=False).returncode == 0,
+                60,
+                "the second engine",
+                0.3,
+            )
+            yield host
+        finally:
+            process.terminate()
+            process.wait(30)
+            subprocess.run(["umount", "--lazy", str(data)], check=False)
+            shutil.rmtree(run, ignore_errors=True)
+
+
+def test_no_nvidia_runtime_and_disk_full(second_engine: str) -> None:
+    """Rows 7 and 14: one engine serves both. The image is 169 MB, the disk 24."""
+    with subprocess.Popen(["docker", "--host", DOCKER_HOST, "save", BASE_IMAGE], stdout=subprocess.PIPE) as save:
+        assert name_of("compose", said("load", host=second_engine, stdin=save.stdout)) == "disk_full"
+    # An image of nothing fits.
+    done = subprocess.run(
+        ["docker", "--host", second_engine, "import", "-", "small:1"], input=b"\0" * 10240, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert name_of("compose", said("run", "--rm", "--gpus", "all", "small:1", "true", host=second_engine)) == "no_nvidia_runtime"
+
+
+def test_port_taken(tmp_path: Path) -> None:
+    """Row 10: by a program of the host, then by another container."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        project = compose_file(tmp_path, f'ports: ["127.0.0.1:{port}:80"]')
+        lines = said(*project, "up", "--detach")
+        subprocess.run(["docker", "--host", DOCKER_HOST, *project, "down"], capture_output=True, check=False)
+    found = match("compose", lines, {})
+    assert found is not None
+    assert (found.name, str(port) in found.cause) == ("port_taken", True), lines
+
+
+def test_name_taken(tmp_path: Path) -> None:
+    name = f"qmdsym{uuid.uuid4().hex[:8]}"
+    subprocess.run(["docker", "--host", DOCKER_HOST, "create", "--name", name, BASE_IMAGE, "true"], capture_output=True, check=True)
+    project = compose_file(tmp_path, f"container_name: {name}")
+    try:
+        assert name_of("compose", said(*project, "up", "--detach")) == "name_taken"
+    finally:
+        subprocess.run(["docker", "--host", DOCKER_HOST, *project, "down"], capture_output=True, check=False)
+        subprocess.run(["docker", "--host", DOCKER_HOST, "rm", "--force", name], capture_output=True, check=False)
+
+
+def test_no_network() -> None:
+    """A registry's name that nothing resolves."""
+    assert name_of("compose", said("pull", "registry.invalid/vllm:1")) == "no_network"
+
+
+def test_registry_denied(tmp_path: Path) -> None:
+    """Row 14: Debian's docker-registry, with a password that nobody gave."""
+    registry = shutil.which("docker-registry")
+    assert registry is not None, "scripts/test_engine.sh install brings it"
+    port = free_port()
+    htpasswd = tmp_path / "htpasswd"
+    htpasswd.write_text("someone:$2b$05$C/q2dSVYGHG9c3FvBmKOUuzvGgr0TEmxMW1PmS6m0gIRA4OJh1Spa\n")  # bcrypt of a random word
+    (tmp_path / "config.yml").write_text(
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/data}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
+        f"auth: {{htpasswd: {{realm: test, path: {htpasswd}}}}}\n"
+    )
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([registry, "serve", str(tmp_path / "config.yml")], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        try:
+            poll(lambda: not free(port), 20, "the registry", 0.2)
+            assert name_of("compose", said("pull", f"127.0.0.1:{port}/vllm:1")) == "registry_denied"
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def vllm(*arguments: str, folder: Path | None = None, environment: dict[str, str] | None = None, user: str = "1000") -> list[str]:
+    """The log of vLLM 0.12's own program, which fails."""
+    mount = ["--volume", f"{folder}:/model:ro"] if folder else []
+    variables = [part for name, value in (environment or {}).items() for part in ("--env", f"{name}={value}")]
+    options = ["--rm", "--user", user, "--env", "HOME=/tmp", "--env", "USER=qmd", "--env", "HF_HUB_OFFLINE=1", *variables, *mount]
+    return said("run", *options, "--entrypoint", "vllm", vllm_image("0.12"), "serve", *arguments)
+
+
+def test_unknown_option() -> None:
+    """Row 12."""
+    lines = vllm("/model", "--default-chat-template-kwargs", "{}")
+    found = match("vllm", lines, {})
+    assert found is not None
+    assert found.name == "unknown_option"
+    assert "--default-chat-template-kwargs" in found.cause
+
+
+@pytest.mark.slow
+def test_too_long_and_unknown_architecture(tmp_path: Path) -> None:
+    from demo import smollm2
+
+    assert name_of("vllm", vllm("/model", "--max-model-len", "999999", folder=smollm2.prepare())) == "too_long"
+    (tmp_path / "config.json").write_text('{"model_type": "none_such", "architectures": ["NoneSuchForCausalLM"]}')
+    tmp_path.chmod(0o755)
+    assert name_of("vllm", vllm("/model", folder=tmp_path)) == "unknown_architecture"
+
+
+def test_gated_model_and_cache_permission(tmp_path: Path, minilm: str) -> None:
+    """Row 3: the start script's own download, from a FAKE hub that wants a token; then a cache that belongs to somebody else."""
+    bridge = subprocess.run(
+        ["docker", "--host", DOCKER_HOST, "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    with FakeHub(bridge) as hub:
+        hub.add("org/gated", Path(minilm), gated=True)
+        hub.add("org/open", Path(minilm))
+        assert name_of("vllm", start_download(hub, "org/gated", "1777")) == "gated_model"
+        assert name_of("vllm", start_download(hub, "org/open", "0755")) == "cache_permission"
+
+
+def start_download(hub: FakeHub, model: str, mode: str) -> list[str]:
+    """`start.py download` in the vLLM image, its cache a tmpfs of root's with this mode."""
+    variables = {"QMD_MODEL": model, "HF_ENDPOINT": hub.url, "HF_HOME": "/models", "HOME": "/tmp"}
+    options = [part for name, value in variables.items() for part in ("--env", f"{name}={value}")]
+    mounts = ["--volume", f"{ROOT}/vllm:/qmd:ro", "--tmpfs", f"/models:mode={mode}"]
+    return said(
+        "run", "--rm", "--user", "1000", *options, *mounts, "--entrypoint", "python3", vllm_image("0.12"), "/qmd/start.py", "download"
+    )
