@@ -150,12 +150,7 @@ def test_restarting_dockerd_under_the_running_stack(stack: Stack) -> None:
     """What a reboot does: no depends_on, only restart policies. vLLM waits for embed by itself."""
     before = inspect("qmd-vllm")["State"]["StartedAt"]
     subprocess.run([str(ROOT / "scripts/test_engine.sh"), "restart"], check=True, capture_output=True, timeout=180)
-    poll(
-        lambda: inspect("qmd-vllm")["State"]["Running"] and inspect("qmd-vllm")["State"]["StartedAt"] != before,
-        60,
-        "vllm to start again",
-        0.5,
-    )
+    poll(lambda: inspect("qmd-vllm")["State"]["StartedAt"] != before, 60, "vllm to start again", 0.5)
     ready(stack)
     test_everything_answers(stack)
     log = docker("logs", "--since", inspect("qmd-vllm")["State"]["StartedAt"], "qmd-vllm")

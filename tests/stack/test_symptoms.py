@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from qmdctl.checks.ports import free
 from qmdctl.symptoms import match
 from tests.support.hub import FakeHub
 from tests.support.qmdctl_cli import DOCKER_HOST
-from tests.support.service import ROOT, free_port, poll
+from tests.support.registry import Registry
+from tests.support.service import ROOT, poll
 from tests.support.stack_images import BASE_IMAGE, need_engine, vllm_image
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
@@ -147,24 +147,9 @@ def test_no_network() -> None:
 
 
 def test_registry_denied(tmp_path: Path) -> None:
-    """Row 14: Debian's docker-registry, with a password that nobody gave."""
-    registry = shutil.which("docker-registry")
-    assert registry is not None, "scripts/test_engine.sh install brings it"
-    port = free_port()
-    htpasswd = tmp_path / "htpasswd"
-    htpasswd.write_text("someone:$2b$05$C/q2dSVYGHG9c3FvBmKOUuzvGgr0TEmxMW1PmS6m0gIRA4OJh1Spa\n")  # bcrypt of a random word
-    (tmp_path / "config.yml").write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/data}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
-        f"auth: {{htpasswd: {{realm: test, path: {htpasswd}}}}}\n"
-    )
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([registry, "serve", str(tmp_path / "config.yml")], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        try:
-            poll(lambda: not free(port), 20, "the registry", 0.2)
-            assert name_of("compose", said("pull", f"127.0.0.1:{port}/vllm:1")) == "registry_denied"
-        finally:
-            process.terminate()
-            process.wait(10)
+    """Row 14: a registry that wants a password which nobody gave."""
+    with Registry(tmp_path, closed=True) as registry:
+        assert name_of("compose", said("pull", f"{registry.address}/vllm:1")) == "registry_denied"
 
 
 def vllm(*arguments: str, folder: Path | None = None, environment: dict[str, str] | None = None, user: str = "1000") -> list[str]:

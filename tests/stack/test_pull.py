@@ -1,0 +1,144 @@
+"""`qmdctl pull`: from a real registry (Debian's docker-registry) and a FAKE hub, into the engine and the stack's volume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.support.hub import FakeHub
+from tests.support.qmdctl_cli import docker
+from tests.support.registry import Registry
+from tests.support.service import minilm_path, poll
+from tests.support.stack_images import EMBED_IMAGE, embed_image, need_engine
+from tests.support.stack_project import Stack, bridge_address, make_project
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+EMBED_MODEL, VLLM_MODEL = "sentence-transformers/all-MiniLM-L6-v2", "org/generator"
+LAYER_BYTES = 3_000_000
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """Holds vllm:1, an image of one incompressible layer."""
+    need_engine()
+    embed_image()
+    folder = tmp_path_factory.mktemp("registry")
+    (folder / "layer").write_bytes(np.random.default_rng(1).bytes(LAYER_BYTES))
+    (folder / "Dockerfile").write_text('FROM scratch\nCOPY layer /layer\nCMD ["x"]\n')
+    with Registry(folder / "registry") as running:
+        docker("build", "--quiet", "--tag", f"{running.address}/vllm:1", str(folder))
+        docker("push", "--quiet", f"{running.address}/vllm:1")
+        yield running
+
+
+@pytest.fixture
+def stack(registry: Registry, tmp_path: Path) -> Iterator[Stack]:
+    docker("rmi", "--force", f"{registry.address}/vllm:1")
+    generator = tmp_path / "generator"
+    generator.mkdir()
+    (generator / "config.json").write_text("{}")
+    (generator / "tokenizer.json").write_text("{}")
+    save_file({"weight": np.zeros(1_000_000, np.float32)}, generator / "model.safetensors")
+    with FakeHub(bridge_address()) as hub:
+        hub.add(EMBED_MODEL, Path(minilm_path()))
+        hub.add(VLLM_MODEL, generator)
+        values = {
+            "COMPOSE_PROJECT_NAME": "qmdpull",
+            "EMBED_MODEL": EMBED_MODEL,
+            "RERANK_MODEL": EMBED_MODEL,
+            "VLLM_MODEL": VLLM_MODEL,
+            "VLLM_IMAGE": f"{registry.address}/vllm:1",
+            "HF_ENDPOINT": hub.url,
+        }
+        running = Stack(make_project(tmp_path / "project", tmp_path, values), hub)
+        yield running
+        running.close("qmdpull")
+
+
+def in_volume(program: str, *arguments: str) -> str:
+    """What a program of the embed image says of the volume with the models."""
+    return docker("run", "--rm", "--volume", "qmdpull_models:/models", "--entrypoint", program, EMBED_IMAGE, *arguments)
+
+
+def test_images_and_weights_the_total_first(stack: Stack, registry: Registry) -> None:
+    done = stack.qmdctl.run("pull", "--json")
+    assert done.status == 0, done.err
+    answer = done.json
+    image = f"{registry.address}/vllm:1"
+    assert answer["pulled"] == [image]
+    assert LAYER_BYTES <= answer["planned"]["bytes"][f"image {image}"] < 1.1 * LAYER_BYTES
+    assert answer["planned"]["bytes"][f"weights {VLLM_MODEL}"] > 4_000_000
+    assert {line["model"] for line in answer["models"]} == {EMBED_MODEL, VLLM_MODEL}
+    assert docker("images", "--quiet", image)
+    assert done.err.index("at most, less what the cache has") < done.err.index(f"image {image} complete")
+    assert f"weights {VLLM_MODEL} complete" in done.err
+    record = in_volume("cat", "/models/hub/embed-service-revisions.json")
+    assert set(json.loads(record)) == {EMBED_MODEL, VLLM_MODEL}
+    stack.hub.close()
+    again = stack.qmdctl.run("pull", "--json")
+    assert again.status == 0, again.err
+    assert again.json["pulled"] == []
+
+
+@pytest.mark.parametrize(
+    ("image", "status", "words"),
+    [("vllm:2", 3, "There is no image"), ("nothing:1", 3, "There is no image")],
+)
+def test_an_image_that_is_not_there(stack: Stack, registry: Registry, image: str, status: int, words: str) -> None:
+    """symptoms.yaml: image_missing."""
+    stack.qmdctl.set(VLLM_IMAGE=f"{registry.address}/{image}")
+    done = stack.qmdctl.run("pull")
+    assert done.status == status, done.err
+    assert words in done.err
+    assert "correct VLLM_IMAGE in .env" in done.err
+    assert f"weights {VLLM_MODEL} complete" in done.err, "the weights are fetched all the same"
+
+
+def test_a_registry_that_wants_a_password(stack: Stack, tmp_path: Path) -> None:
+    with Registry(tmp_path / "closed", closed=True) as closed:
+        stack.qmdctl.set(VLLM_IMAGE=f"{closed.address}/vllm:1")
+        done = stack.qmdctl.run("pull")
+    assert done.status == 3, done.err
+    assert "refuses to give it out" in done.err
+    assert "docker login" in done.err
+
+
+def test_a_model_that_the_hub_does_not_know(stack: Stack) -> None:
+    stack.qmdctl.set(VLLM_MODEL="no/such")
+    done = stack.qmdctl.run("pull")
+    assert done.status == 1, done.err
+    assert "VLLM_MODEL=no/such" in done.err
+    assert f"weights {EMBED_MODEL} complete" in done.err
+
+
+def test_ctrl_c_keeps_what_is_downloaded_and_the_next_pull_goes_on(stack: Stack) -> None:
+    stack.hub.bytes_per_second = 4e6  # MiniLM takes about 20 s
+    process = stack.qmdctl.start("pull", start_new_session=True)
+
+    def partial() -> int:
+        try:
+            return int(in_volume("du", "-sb", "/models").split()[0])
+        except subprocess.CalledProcessError:
+            return 0  # a file went away while it was counted
+
+    poll(lambda: partial() > 10_000_000, 90, "some megabytes", 0.5)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.stderr is not None
+    err = process.stderr.read()
+    assert process.wait(30) == 130, err
+    assert "What is downloaded is kept" in err
+    assert "qmdctl pull goes on" in err
+    poll(lambda: not docker("ps", "--quiet", "--filter", "label=com.docker.compose.project=qmdpull"), 60, "the downloader to end", 0.5)
+    stack.hub.bytes_per_second = None
+    before = partial()
+    assert before > 10_000_000
+    done = stack.qmdctl.run("pull", "--json")
+    assert done.status == 0, done.err

@@ -1,0 +1,46 @@
+"""A real registry on loopback: Debian's docker-registry. A context manager."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from types import TracebackType
+
+from tests.support.service import free_port, poll
+
+# bcrypt of a random word that nobody kept: whoever asks is refused.
+NOBODY = "someone:$2b$05$C/q2dSVYGHG9c3FvBmKOUuzvGgr0TEmxMW1PmS6m0gIRA4OJh1Spa\n"
+
+
+class Registry:
+    """`closed`: it wants a password. `address` is what stands before an image's name."""
+
+    def __init__(self, folder: Path, closed: bool = False) -> None:
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "htpasswd").write_text(NOBODY)
+        auth = f"auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}\n" if closed else ""
+        (folder / "config.yml").write_text(
+            f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '{self.address}'}}\n{auth}"
+        )
+
+    def __enter__(self) -> Registry:
+        program = shutil.which("docker-registry")
+        assert program is not None, "scripts/test_engine.sh install brings it"
+        with (self._folder / "log").open("wb") as log:
+            command = [program, "serve", str(self._folder / "config.yml")]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        poll(self._listens, 20, "the registry", 0.2)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+    def _listens(self) -> bool:
+        with socket.socket() as sock:
+            return sock.connect_ex(("127.0.0.1", self.port)) == 0
