@@ -52,10 +52,14 @@ def obtain(model: str, revision: str) -> Path:
     phase.write("resolving")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.file_download import repo_folder_name
 
     cache = Path(constants.HF_HUB_CACHE)
-    storage = cache / repo_folder_name(repo_id=model, repo_type="model")
+    try:
+        storage = cache / repo_folder_name(repo_id=model, repo_type="model")
+    except HFValidationError as error:
+        raise hub_errors.sentence(error, model, revision, cache, has_token=False) from None
     recorded = record.lookup(cache, model, revision)
     if recorded is not None and record.complete(storage / "snapshots" / recorded[0], recorded[1]):
         return storage / "snapshots" / recorded[0]

