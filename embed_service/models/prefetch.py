@@ -9,11 +9,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from embed_service.errors import ModelError
 from embed_service.models.hub import Listing, Located, download, locate, missing_bytes
@@ -24,12 +27,19 @@ REPORT_SECONDS = 1.0
 
 
 def main(models: list[str], settings: Settings) -> int:
-    """All at once; 0 when every one is complete, else 1."""
+    """All at once; 0 when every one is complete, else 1. SIGINT and SIGTERM end the process; the next download goes on from there."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     names = list(dict.fromkeys(models))
     with ThreadPoolExecutor(len(names)) as pool:
         located = list(pool.map(lambda name: _locate(name, settings), names))
         results = list(pool.map(_fetch, names, located))
     return 0 if all(results) else 1
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    # An exception would wait in the pool's end until each download is complete; the default action does nothing in a container's process 1.
+    os._exit(128 + number)
 
 
 def _locate(name: str, settings: Settings) -> Located | None:
