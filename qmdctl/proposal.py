@@ -90,7 +90,8 @@ def propose(
     values |= chosen
     if not values["COMPOSE_PROFILES"]:
         values.pop("VLLM_MODEL", None)
-    others = {key for other in load_presets().values() for key in other.settings}
+    # A GENERATION_URL of an earlier choice would send generation elsewhere while vLLM runs.
+    others = {"GENERATION_URL", *(key for other in load_presets().values() for key in other.settings)}
     cleared = tuple(sorted(others - values.keys()))
     try:
         budget = make_budget(plan_from(values, cpu=cpu), lambda model: model_config(model, hub_cache), hardware)

@@ -77,8 +77,11 @@ def init(
     before = file.render()
     proposal.apply(file)
     changed = not existing or file.render() != before
+    sources = {key: text for key, text in sources.items() if secret_there(project, key) != text}
+    replaced = [f"secrets/{SECRET_FILES[key]}" for key in sources if secret_there(project, key) is not None]
+    if changed or replaced:
+        confirm(terminal, project, before if existing else None, file, replaced, yes)
     if changed:
-        confirm(terminal, project, before if existing else None, file, yes)
         project.env_path.write_text(file.render(), encoding="utf-8")
     made = write_secrets(project, sources, proposal)
     written = [*([str(project.env_path)] if changed else []), *map(str, made)]
@@ -102,11 +105,16 @@ def ask_preset(hardware: Hardware, cpu: bool) -> str:
 
 
 def ask_cache() -> Path | None:
-    """The user's own Hugging Face cache, where there is one and it may be used."""
+    """The user's own Hugging Face cache, where there is one and it may be used. InterruptedByUser for Ctrl-C."""
+    from qmdctl.errors import InterruptedByUser
+
     cache = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    if (cache / "hub").is_dir() and typer.confirm(f"Use the models in {cache}", default=True, err=True):
-        return cache
-    return None
+    if not (cache / "hub").is_dir():
+        return None
+    try:
+        return cache if typer.confirm(f"Use the models in {cache}", default=True, err=True) else None
+    except typer.Abort:
+        raise InterruptedByUser("Nothing was written.") from None
 
 
 def folder_of(path: Path) -> Path:
@@ -145,19 +153,32 @@ def secret_sources(project: Project, hf_token_file: Path | None, api_key: bool) 
     return sources
 
 
-def confirm(terminal: Terminal, project: Project, before: str | None, file: EnvFile, yes: bool) -> None:
-    """Show what changes and have it agreed to. ConfigurationError where nobody can be asked, InterruptedByUser for no."""
+def secret_there(project: Project, key: str) -> str | None:
+    """The key file's content, None where there is none."""
+    try:
+        return (project.folder / "secrets" / SECRET_FILES[key]).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+
+
+def confirm(terminal: Terminal, project: Project, before: str | None, file: EnvFile, replaced: list[str], yes: bool) -> None:
+    """Show what changes and have it agreed to. ConfigurationError where nobody can be asked, InterruptedByUser for no.
+
+    `before` is the text of .env, None where there is none; `replaced` names the key files that get another content.
+    """
     from qmdctl.errors import ConfigurationError, InterruptedByUser
 
     if before is not None:
         difference = difflib.unified_diff(redacted(before), redacted(file.render()), ".env", ".env as proposed", lineterm="", n=1)
         terminal.note("\n".join(difference))
-    if yes or (before is None and not terminal.interactive):
+    for name in replaced:
+        terminal.note(f"{name} holds another value, which would be replaced", "yellow")
+    if yes or (before is None and not replaced and not terminal.interactive):
         return
     if not terminal.interactive:
-        raise ConfigurationError(f"{project.env_path} exists and would change as shown above", "add --yes to agree")
+        raise ConfigurationError(f"What is in {project.folder} already would change as shown above", "add --yes to agree")
     try:
-        agreed = typer.confirm(f"Write {project.env_path}", default=True, err=True)
+        agreed = typer.confirm(f"Write {', '.join([str(project.env_path), *replaced])}", default=True, err=True)
     except typer.Abort:
         agreed = False
     if not agreed:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from qmdctl.engine import Container
 from qmdctl.errors import QmdError
 from qmdctl.startup.phases import Phase, exit_text
+from qmdctl.symptoms import match
 
 SHOWN_LINES = 12
 
@@ -35,7 +36,7 @@ class StartFailed(QmdError):
 def cause_of(container: Container, phase: Phase, log: Sequence[str], facts: Mapping[str, str] | None = None, loop: bool = False) -> Cause:
     """`log`: its last lines, those of earlier runs included; `loop`: it is started again and again."""
     last = tuple(line[:300] for line in log if line.strip())[-SHOWN_LINES:]
-    symptom = known_symptom(container.service, log, facts)
+    symptom = known_symptom(container.service, log, {**(facts or {}), "state": phase.name})
     if phase.name == "error" and phase.detail:  # the service's own sentence, which names the fix
         sentence, _, fix = phase.detail.partition("; fix: ")
         otherwise = f"mend that, then: qmdctl up; its log: qmdctl logs {container.service}"
@@ -57,10 +58,5 @@ def cause_of(container: Container, phase: Phase, log: Sequence[str], facts: Mapp
 
 def known_symptom(service: str, log: Sequence[str], facts: Mapping[str, str] | None = None) -> Cause | None:
     """The table of known symptoms (symptoms.yaml) applied to these lines."""
-    try:
-        from qmdctl.symptoms import match
-    except ModuleNotFoundError:
-        return None
-
-    found = match(service, list(log), dict(facts or {}))
+    found = match(service, log, facts or {})
     return Cause(found.cause, found.fix) if found else None

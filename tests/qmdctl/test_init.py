@@ -120,6 +120,32 @@ def test_secrets_are_files_for_their_owner_alone(qmdctl: Run, clone: Path, tmp_p
     assert (clone / "secrets/api_keys").read_text().strip() == key, "a key that clients have is not replaced"
 
 
+def test_a_token_that_is_there_is_replaced_only_when_agreed_to(qmdctl: Run, clone: Path, tmp_path: Path) -> None:
+    token, stored = tmp_path / "token", clone / "secrets/hf_token"
+    arguments = ["-C", str(clone), "init", "--cpu", "--hf-token-file", str(token)]
+    token.write_text("hf_first\n")
+    assert qmdctl(*arguments).returncode == 0
+    assert json.loads(qmdctl(*arguments, "--json").stdout)["written"] == [], "the same token is no change"
+    token.write_text("hf_second\n")
+    done = qmdctl(*arguments)
+    assert done.returncode == 2
+    assert "secrets/hf_token holds another value" in done.stderr
+    assert "--yes" in done.stderr
+    assert "hf_" not in (done.stdout + done.stderr).replace("hf_token", "")
+    assert stored.read_text() == "hf_first\n"
+    stored.chmod(0o644)
+    assert qmdctl(*arguments, "--yes").returncode == 0
+    assert (stored.read_text(), stored.stat().st_mode & 0o777) == ("hf_second\n", 0o600)
+
+
+def test_generation_here_again_takes_the_other_server_away(qmdctl: Run, clone: Path) -> None:
+    qmdctl("-C", str(clone), "init", "--cpu", "--generation-url", "http://other:11434")
+    assert qmdctl("-C", str(clone), "init", "--cpu", "--yes").returncode == 0
+    written = values(clone)
+    assert written["COMPOSE_PROFILES"] == "generation"
+    assert "GENERATION_URL" not in written
+
+
 def test_an_existing_env_is_changed_only_after_its_difference_was_agreed_to(qmdctl: Run, clone: Path) -> None:
     (clone / ".env").write_text("# mine\nEMBED_MODEL=my/own\nEMBED_PORT=9001\nMY_TOKEN=very-secret\n")
     before = (clone / ".env").read_text()
@@ -166,6 +192,14 @@ def test_on_a_terminal_it_asks(clone: Path, tmp_path: Path) -> None:
     assert not (clone / ".env").exists()
     assert converse(clone, tmp_path, ["cpu", "y"]) == 0
     assert values(clone)["COMPOSE_FILE"] == "compose.yaml:compose.cpu.yaml"
+
+
+def test_on_a_terminal_it_asks_for_the_cache_and_ctrl_c_writes_nothing(clone: Path, tmp_path: Path) -> None:
+    (tmp_path / ".cache/huggingface/hub").mkdir(parents=True)
+    assert converse(clone, tmp_path, ["8", "\x04"]) == 130  # an end of file, which typer takes as it takes Ctrl-C
+    assert not (clone / ".env").exists()
+    assert converse(clone, tmp_path, ["cpu", "y", "y"]) == 0
+    assert values(clone)["HF_CACHE_DIR"] == str(tmp_path / ".cache/huggingface")
 
 
 def converse(folder: Path, home: Path, answers: list[str]) -> int:

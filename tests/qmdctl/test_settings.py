@@ -79,7 +79,7 @@ def test_what_qmdctl_says_is_in_force_is_what_compose_gives_the_containers(files
     need_compose()
     given = {"COMPOSE_FILE": files, "COMPOSE_PROFILES": profiles, "EMBED_MODEL": "my/model", "MAX_BATCH_SIZE": "8", "HF_TOKEN_FILE": ""}
     settings = load_settings(Project(ROOT, "test"), {}, given, need_env=False)
-    environment = {**{k: v for k, v in os.environ.items() if not k.startswith("COMPOSE_")}, **given}
+    environment = {**{k: v for k, v in os.environ.items() if k not in settings and not k.startswith("COMPOSE_")}, **given}
     command = ["docker", "compose", "--env-file", os.devnull, "config", "--format", "json"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     services = json.loads(done.stdout)["services"]

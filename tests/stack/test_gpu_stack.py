@@ -19,7 +19,7 @@ import pytest
 from tests.stack.generation import NO_THINKING, chat_prompt
 from tests.support.checkpoints import QWEN3_CHAT_TEMPLATE, checkpoint
 from tests.support.hub import FakeHub
-from tests.support.qmdctl_cli import DOCKER_HOST, docker
+from tests.support.qmdctl_cli import DOCKER_HOST, docker, said
 from tests.support.service import ROOT, minilm_path, poll
 from tests.support.stack_images import embed_image, need_engine, vllm_image
 from tests.support.stack_project import Stack, bridge_address, make_project
@@ -154,8 +154,7 @@ def test_restarting_dockerd_under_the_running_stack(stack: Stack) -> None:
     poll(lambda: inspect("qmd-vllm")["State"]["StartedAt"] != before, 60, "vllm to start again", 0.5)
     ready(stack)
     test_everything_answers(stack)
-    log = docker("logs", "--since", inspect("qmd-vllm")["State"]["StartedAt"], "qmd-vllm")
-    assert "embed's status is ok: starting vLLM" in log
+    assert "embed's status is ok: starting vLLM" in said("qmd-vllm", since=inspect("qmd-vllm")["State"]["StartedAt"])
 
 
 def test_without_our_template_a_chat_would_think(stack: Stack) -> None:

@@ -80,3 +80,9 @@ def docker(*arguments: str) -> str:
     """The docker command on the tests' engine; its output."""
     done = subprocess.run(["docker", "--host", DOCKER_HOST, *arguments], capture_output=True, text=True, check=True, timeout=120)
     return done.stdout.strip()
+
+
+def said(container: str, since: str = "") -> str:
+    """Both streams of a container's log, from the time `since` (RFC 3339)."""
+    command = ["docker", "--host", DOCKER_HOST, "logs", *(["--since", since] if since else []), container]
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True, timeout=120).stdout
