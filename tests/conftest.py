@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,12 @@ from tests.support.service import ServiceProcess, minilm_path
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--weights-dir", help="folder with real models for the tests marked `weights`: DIR/Qwen/Qwen3-Embedding-0.6B, …")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

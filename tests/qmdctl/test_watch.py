@@ -94,6 +94,13 @@ def test_the_last_lines_of_the_log_are_shown() -> None:
     assert len(failure.value.details.splitlines()) == 12
 
 
+def test_an_unhealthy_service_that_only_loads_is_a_symptom_of_its_own() -> None:
+    loading = ("Loading safetensors checkpoint shards:  50% Completed",)
+    with pytest.raises(StartFailed, match=r"^vllm: vLLM is still starting") as failure:
+        Scripted([container("vllm", health="unhealthy")], log=loading).run("vllm")
+    assert "compose.override.yaml" in failure.value.fix
+
+
 def test_the_fix_of_the_service_itself_is_taken() -> None:
     probe = {"status": "error", "error": "the hub refuses x/y; fix: set HF_TOKEN_FILE"}
     with pytest.raises(StartFailed) as failure:

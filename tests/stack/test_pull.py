@@ -22,6 +22,7 @@ from tests.support.stack_project import Stack, bridge_address, make_project
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 EMBED_MODEL, VLLM_MODEL = "sentence-transformers/all-MiniLM-L6-v2", "org/generator"
+VOLUME = "qmdpull_models"
 LAYER_BYTES = 3_000_000
 
 
@@ -65,7 +66,7 @@ def stack(registry: Registry, tmp_path: Path) -> Iterator[Stack]:
 
 def in_volume(program: str, *arguments: str) -> str:
     """What a program of the embed image says of the volume with the models."""
-    return docker("run", "--rm", "--volume", "qmdpull_models:/models", "--entrypoint", program, EMBED_IMAGE, *arguments)
+    return docker("run", "--rm", "--volume", f"{VOLUME}:/models", "--entrypoint", program, EMBED_IMAGE, *arguments)
 
 
 def test_images_and_weights_the_total_first(stack: Stack, registry: Registry) -> None:
@@ -120,7 +121,9 @@ def test_a_model_that_the_hub_does_not_know(stack: Stack) -> None:
 
 
 def in_models() -> int:
-    """Bytes in the volume; 0 while it is being written to in such a way that they cannot be counted."""
+    """Bytes in the volume; 0 without one, and while it is being written to in such a way that they cannot be counted."""
+    if not docker("volume", "ls", "--quiet", "--filter", f"name={VOLUME}"):
+        return 0  # `docker run` would make one, which Compose does not know
     try:
         return int(in_volume("du", "-sb", "/models").split()[0])
     except subprocess.CalledProcessError:
