@@ -11,7 +11,7 @@ from qmdctl.commands.common import JsonOption, invocation
 
 def config(
     context: typer.Context,
-    key: Annotated[str | None, typer.Argument(help="Only this key: its value alone on stdout.")] = None,
+    key: Annotated[str | None, typer.Argument(metavar="KEY", help="Only this key: its value alone on stdout.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also keys that are unset and have no default.")] = False,
     json_output: JsonOption = False,
 ) -> None:

@@ -26,7 +26,9 @@ SECRET_FILES = {"HF_TOKEN_FILE": "hf_token", "API_KEYS_FILE": "api_keys"}
 
 def init(
     context: typer.Context,
-    preset: Annotated[str | None, typer.Option(help="spark, 24, 16, 12, 8 or cpu; without it the hardware decides.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="spark, 24, 16, 12, 8 or cpu; without it the hardware decides.")
+    ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Without a GPU, on small models: for trying.")] = False,
     embed_model: Annotated[str | None, typer.Option(metavar="ID", help="Embedding model in place of the preset's.")] = None,
     rerank_model: Annotated[str | None, typer.Option(metavar="ID", help="Reranker in place of the preset's.")] = None,

@@ -17,8 +17,8 @@ def logs(
     context: typer.Context,
     service: ServiceArgument = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    since: Annotated[str | None, typer.Option(help="From this time on: 10m, 2h, or 2026-01-31T08:00:00.")] = None,
-    tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, help="Only the last lines of each service.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="From this time on: 10m, 2h, or 2026-01-31T08:00:00.")] = None,
+    tail: Annotated[int | None, typer.Option("--tail", "-n", metavar="LINES", min=0, help="Only the last lines of each service.")] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Show logs, as `docker compose logs` does."""
