@@ -29,6 +29,7 @@ def pull(context: typer.Context, json_output: JsonOption = False) -> None:
     """
     from qmdctl.engine import Engine
     from qmdctl.errors import InterruptedByUser
+    from qmdctl.pulling.images import pull_image
     from qmdctl.pulling.progress import Progress
     from qmdctl.pulling.weights import download, wanted_models
 
@@ -42,14 +43,12 @@ def pull(context: typer.Context, json_output: JsonOption = False) -> None:
     progress = Progress(terminal)
 
     def images() -> list[str]:
-        from qmdctl.pulling.images import pull_image
-
-        pulled = [image for name, image in planned["images"].items() if name != "embed"]
-        for image in pulled:
-            pull_image(engine, image, progress, dict(settings))
-        return pulled
+        return [pull_image(engine, image, progress, settings) for name, image in planned["images"].items() if name == "vllm"]
 
     def weights() -> list[dict[str, Any]]:
+        # Kept as an image of its own: a later build asks the registry for a base that only the build cache has.
+        if "base" in planned["images"]:
+            pull_image(engine, planned["images"]["base"], progress, settings)
         build(compose, terminal)
         return download(compose, models, progress) if models else []
 
@@ -71,22 +70,21 @@ def announce(settings: Settings, engine: Engine, models: list[str], terminal: Te
 
     architecture = str(engine.info().get("Architecture", ""))
     endpoint, token = settings["HF_ENDPOINT"] or "https://huggingface.co", read_token(settings)
-    images = {name: settings[key] for name, key in (("embed", "EMBED_IMAGE"), ("vllm", "VLLM_IMAGE")) if name in settings.services}
-    missing = {name: image for name, image in images.items() if not engine.has_image(image)}
-    sizes: dict[str, int | None] = {}
+    keys = {"base": "EMBED_BASE_IMAGE", "embed": "EMBED_IMAGE", **({"vllm": "VLLM_IMAGE"} if "vllm" in settings.services else {})}
+    missing = {name: settings[key] for name, key in keys.items() if settings[key] and not engine.has_image(settings[key])}
     with ThreadPoolExecutor(8) as pool:
-        if "vllm" in missing:
-            sizes[f"image {missing['vllm']}"] = pool.submit(registry_bytes, missing["vllm"], architecture).result()
+        pulled = [image for name, image in missing.items() if name != "embed"]
+        asked: dict[str, Future[int | None]] = {f"image {image}": pool.submit(registry_bytes, image, architecture) for image in pulled}
+        asked |= {f"weights {name}": pool.submit(hub_bytes, name, endpoint, token) for name in models}
+        sizes = {name: future.result() for name, future in asked.items()}
         if "embed" in missing:
             sizes[f"packages for {missing['embed']}, about"] = BUILD_DOWNLOADS
-        asked: dict[str, Future[int | None]] = {f"weights {name}": pool.submit(hub_bytes, name, endpoint, token) for name in models}
-        sizes |= {name: future.result() for name, future in asked.items()}
     known = sum(size for size in sizes.values() if size)
     unknown = [name for name, size in sizes.items() if size is None]
     rows = [(name, human_bytes(size) if size is not None else "size not known") for name, size in sizes.items()]
     more = f", and {len(unknown)} of unknown size" if unknown else ""
     terminal.note(table([*rows, (f"at most, less what the cache has{more}", human_bytes(known))]))
-    return {"images": {name: image for name, image in missing.items()}, "bytes": sizes, "total_bytes": known}
+    return {"images": missing, "bytes": sizes, "total_bytes": known}
 
 
 def build(compose: Compose, terminal: Terminal) -> None:

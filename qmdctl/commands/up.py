@@ -60,10 +60,11 @@ def up(
     try:
         if not skip_checks:
             check_machine(settings, terminal)
-        if settings["EMBED_IMAGE"] and not engine.has_image(settings["EMBED_IMAGE"]):
+        built = bool(settings["EMBED_IMAGE"]) and engine.has_image(settings["EMBED_IMAGE"])
+        if settings["EMBED_IMAGE"] and not built:
             terminal.note("The embed image is built first: once, some minutes and several GB of downloads.", "dim")
         began = datetime.now(UTC)
-        compose_up(compose, terminal, list(service or []), settings)
+        compose_up(compose, terminal, list(service or []), settings, built)
         if no_wait:
             terminal.result("Started. `qmdctl status` shows when it is ready.", _result("started", []))
             return

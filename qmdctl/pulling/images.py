@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from qmdctl.engine import Engine
@@ -33,8 +34,8 @@ def registry_bytes(image: str, architecture: str) -> int | None:
     return None
 
 
-def pull_image(engine: Engine, image: str, progress: Progress, facts: dict[str, str]) -> None:
-    """Pull it; layers that are here do not count. Raises MissingError for a known cause, else QmdError."""
+def pull_image(engine: Engine, image: str, progress: Progress, facts: Mapping[str, str]) -> str:
+    """Pull it and return its name; layers that are here do not count. Raises MissingError for a known cause, else QmdError."""
     from docker.errors import APIError
 
     layers: dict[str, tuple[int, int]] = {}
@@ -49,6 +50,7 @@ def pull_image(engine: Engine, image: str, progress: Progress, facts: dict[str, 
     except APIError as error:
         raise failed(image, str(error.explanation or error), facts) from None
     progress.set(label, state="complete")
+    return image
 
 
 def _count(event: dict[str, Any], layers: dict[str, tuple[int, int]]) -> None:
@@ -59,7 +61,7 @@ def _count(event: dict[str, Any], layers: dict[str, tuple[int, int]]) -> None:
         layers[name] = (layers[name][1], layers[name][1])
 
 
-def failed(image: str, said: str, facts: dict[str, str]) -> QmdError:
+def failed(image: str, said: str, facts: Mapping[str, str]) -> QmdError:
     """The cause in one sentence, where it is a known one."""
     symptom = match("compose", said.splitlines(), facts)
     if symptom:

@@ -36,7 +36,7 @@ class StartFailed(QmdError):
 def cause_of(container: Container, phase: Phase, log: Sequence[str], facts: Mapping[str, str] | None = None, loop: bool = False) -> Cause:
     """`log`: its last lines, those of earlier runs included; `loop`: it is started again and again."""
     last = tuple(line[:300] for line in log if line.strip())[-SHOWN_LINES:]
-    symptom = known_symptom(container.service, log, {**(facts or {}), "state": phase.name})
+    symptom = match(container.service, log, {**(facts or {}), "state": phase.name})
     if phase.name == "error" and phase.detail:  # the service's own sentence, which names the fix
         sentence, _, fix = phase.detail.partition("; fix: ")
         otherwise = f"mend that, then: qmdctl up; its log: qmdctl logs {container.service}"
@@ -53,10 +53,4 @@ def cause_of(container: Container, phase: Phase, log: Sequence[str], facts: Mapp
         if container.oom_killed:
             fix = "choose smaller models in .env, or stop what else takes memory: qmdctl doctor shows the budget"
         return Cause(sentence, fix, last)
-    return Cause(symptom.sentence, symptom.fix, last[-3:])
-
-
-def known_symptom(service: str, log: Sequence[str], facts: Mapping[str, str] | None = None) -> Cause | None:
-    """The table of known symptoms (symptoms.yaml) applied to these lines."""
-    found = match(service, log, facts or {})
-    return Cause(found.cause, found.fix) if found else None
+    return Cause(symptom.cause, symptom.fix, last[-3:])

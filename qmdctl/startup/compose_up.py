@@ -13,26 +13,42 @@ from pathlib import Path
 from qmdctl.compose import Compose
 from qmdctl.errors import ConfigurationError, MissingError, QmdError
 from qmdctl.process import Completed, ProcessError
-from qmdctl.startup.causes import known_symptom
+from qmdctl.symptoms import match
 from qmdctl.terminal import Terminal
 
 KEPT_BYTES = 64 * 1024
+OFFLINE = ("no_network", "rate_limit")  # in symptoms.yaml: what keeps a build from its base image, and nothing else is wrong
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]")
 
 
-def compose_up(compose: Compose, terminal: Terminal, services: list[str], facts: Mapping[str, str]) -> None:
-    """`docker compose up -d --build --remove-orphans`. MissingError for a known symptom, else QmdError with what Compose said last."""
-    command = compose.command("up", "--detach", "--build", "--remove-orphans", *services)
-    terminal.echo_command(compose.shown(command))
-    done = run_shown(command, compose.folder, compose.environment(), tty=terminal.live)
+def compose_up(compose: Compose, terminal: Terminal, services: list[str], facts: Mapping[str, str], has_embed_image: bool = False) -> None:
+    """`docker compose up -d --build --remove-orphans`. MissingError for a known symptom, else QmdError with what Compose said last.
+
+    A build may ask the base image's registry even where nothing changed; without a network the embed image that is here does.
+    """
+    done = _up(compose, terminal, services, "--build")
+    symptom = match("compose", _lines(done), facts) if not done.ok else None
+    if symptom and symptom.name in OFFLINE and has_embed_image:
+        terminal.note(f"{symptom.cause} The embed image that is here is used as it is.", "yellow")
+        done = _up(compose, terminal, services, "--no-build")
+        symptom = match("compose", _lines(done), facts) if not done.ok else None
     if done.ok:
         return
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    symptom = known_symptom("compose", lines, facts)
     if symptom:
-        raise MissingError(symptom.sentence, symptom.fix)
+        raise MissingError(symptom.cause, symptom.fix)
+    lines = _lines(done)
     last = next((line.strip() for line in reversed(lines) if "rror" in line), lines[-1].strip() if lines else f"status {done.returncode}")
     raise QmdError(f"docker compose up failed: {last[:500]}", "its whole output is above; qmdctl doctor looks for what is missing")
+
+
+def _up(compose: Compose, terminal: Terminal, services: list[str], build: str) -> Completed:
+    command = compose.command("up", "--detach", build, "--remove-orphans", *services)
+    terminal.echo_command(compose.shown(command))
+    return run_shown(command, compose.folder, compose.environment(), tty=terminal.live)
+
+
+def _lines(done: Completed) -> list[str]:
+    return [line for line in done.stderr.splitlines() if line.strip()]
 
 
 def changed(compose: Compose, hashes: Mapping[str, str]) -> bool:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from demo import smollm2
+from tests.support.require import require
+from tests.support.service import poll
 
 PROMPT, QUESTION, TOKENS = "The capital of France is", "What is the capital of France?", 16
 
@@ -25,3 +33,44 @@ def expected() -> dict[str, str]:
         out = model.generate(**ids, max_new_tokens=TOKENS, do_sample=False)
         texts[name] = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
     return texts
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own, of 24 MB (a tmpfs, so full it truly becomes)."""
+    require("root", os.geteuid() == 0, "only root can mount a disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=777", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
+@pytest.fixture
+def second_engine(small_disk: Path) -> Iterator[str]:
+    """The address of an engine without NVIDIA's hook on its PATH, without a network for containers, on the small disk."""
+    run = Path(f"/run/qmd-test-second-{os.getpid()}")
+    run.mkdir()
+    host = f"unix://{run}/docker.sock"
+    clean = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    options = ["--host", host, "--data-root", str(small_disk), "--exec-root", str(run / "exec"), "--pidfile", str(run / "pid")]
+    with (run / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["dockerd", *options, "--bridge=none", "--iptables=false", "--ip6tables=false"],
+            env=clean,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            poll(
+                lambda: subprocess.run(["docker", "--host", host, "version"], capture_output=True, check=False).returncode == 0,
+                60,
+                "the second engine",
+                0.3,
+            )
+            yield host
+        finally:
+            process.terminate()
+            process.wait(30)
+            shutil.rmtree(run, ignore_errors=True)

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -84,6 +85,24 @@ def test_health_holds(stack: Stack) -> None:
     done = stack.qmdctl.run("health", "--json")
     assert (done.status, done.json["ok"]) == (0, True), done.out
     assert [link["link"] for link in done.json["links"]][-3:] == ["completion", "chat", "forwarded chat"]
+
+
+def test_health_names_a_vllm_that_answers_but_generates_nothing(stack: Stack) -> None:
+    """The engine behind vLLM's HTTP server is stopped, as when it hangs: /health goes on saying 200."""
+    rows = [row.split(maxsplit=1) for row in docker("top", "qmd-vllm", "-eo", "pid,args").splitlines()[1:]]
+    (engine,) = (int(pid) for pid, command in rows if "EngineCore" in command)
+    os.kill(engine, signal.SIGSTOP)
+    try:
+        assert httpx.get(f"{stack.url('vllm')}/health", timeout=10, trust_env=False).status_code == 200
+        done = stack.qmdctl.run("health", "--json", "--timeout", "3")
+    finally:
+        os.kill(engine, signal.SIGCONT)
+    assert done.status == 1
+    broken = done.json["first_broken"]
+    assert (broken["service"], broken["link"]) == ("vllm", "completion")
+    assert broken["detail"].startswith("vllm answers /health but did not generate a token in 3 s")
+    assert broken["fix"] == "qmdctl restart vllm"
+    poll(lambda: stack.qmdctl.run("health").status == 0, 60, "health to hold again", 1)
 
 
 def test_status_and_logs(stack: Stack) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -14,10 +16,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.support.hub import FakeHub
-from tests.support.qmdctl_cli import docker
+from tests.support.qmdctl_cli import Ran, docker
 from tests.support.registry import Registry
 from tests.support.service import minilm_path, poll
-from tests.support.stack_images import EMBED_IMAGE, embed_image, need_engine
+from tests.support.stack_images import BASE_IMAGE, EMBED_IMAGE, embed_image, need_engine
 from tests.support.stack_project import Stack, bridge_address, make_project
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
@@ -28,7 +30,7 @@ LAYER_BYTES = 3_000_000
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """Holds vllm:1, an image of one incompressible layer."""
+    """Holds vllm:1, an image of one incompressible layer, and base:1, on which the embed image can be built."""
     need_engine()
     embed_image()
     folder = tmp_path_factory.mktemp("registry")
@@ -37,6 +39,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     with Registry(folder / "registry") as running:
         docker("build", "--quiet", "--tag", f"{running.address}/vllm:1", str(folder))
         docker("push", "--quiet", f"{running.address}/vllm:1")
+        base = f"{running.address}/base:1"
+        docker("tag", BASE_IMAGE, base)
+        docker("push", "--quiet", base)
+        docker("rmi", base)
         yield running
 
 
@@ -145,3 +151,61 @@ def test_ctrl_c_keeps_what_is_downloaded_and_the_next_pull_goes_on(stack: Stack)
     stack.hub.bytes_per_second = None
     done = stack.qmdctl.run("pull", "--json")
     assert done.status == 0, done.err
+
+
+def test_after_a_pull_a_start_needs_no_network(stack: Stack, registry: Registry) -> None:
+    """A build asks the registry for a base image that only the build cache has: a pull keeps it, and without it the built image does."""
+    base = f"{registry.address}/base:1"
+    stack.qmdctl.set(COMPOSE_PROFILES="", EMBED_BASE_IMAGE=base)
+    done = stack.qmdctl.run("pull", "--json")
+    assert done.status == 0, done.err
+    assert done.json["planned"]["images"] == {"base": base}
+    stack.hub.close()
+    with registry.away():
+        done = stack.qmdctl.run("up", "--skip-checks", "--json")
+        assert (done.status, done.json["status"]) == (0, "ready"), done.err
+        assert "as it is" not in done.err
+        assert stack.qmdctl.run("down").status == 0
+        docker("rmi", base)
+        done = stack.qmdctl.run("up", "--skip-checks", "--json")
+        assert (done.status, done.json["status"]) == (0, "ready"), done.err
+        assert "The embed image that is here is used as it is." in done.err
+        stack.qmdctl.set(EMBED_IMAGE="qmd-test/embed:none")
+        done = stack.qmdctl.run("up", "--skip-checks")
+        assert done.status == 3, done.err
+        assert "A download did not reach its server." in done.err
+
+
+def test_a_disk_that_becomes_full_with_an_image(stack: Stack, registry: Registry, second_engine: str) -> None:
+    """The image is 169 MB, the engine's disk 24."""
+    stack.qmdctl.set(VLLM_IMAGE=f"{registry.address}/base:1", EMBED_BASE_IMAGE=f"{registry.address}/base:1")
+    done = stack.qmdctl.run("pull", env={"DOCKER_HOST": second_engine})
+    assert done.status == 3, done.err
+    assert f"{registry.address}/base:1: The disk is full." in done.err
+    assert "docker system df" in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("full_before", [True, False])
+def test_a_disk_that_is_too_small_for_weights(stack: Stack, small_disk: Path, full_before: bool) -> None:
+    """org/generator is 4 MB: 1 MB free before the first byte, or from the middle of the download on."""
+    filler = small_disk / "filler"
+    stack.qmdctl.set(COMPOSE_PROFILES="generation", EMBED_MODEL=VLLM_MODEL, RERANK_MODEL=VLLM_MODEL, HF_CACHE_DIR=str(small_disk))
+    if full_before:
+        filler.write_bytes(bytes(23_000_000))
+        done = stack.qmdctl.run("pull")
+    else:
+        stack.hub.bytes_per_second = 4e5
+        with stack.qmdctl.start("pull") as process:
+            poll(lambda: sum(path.stat().st_size for path in small_disk.rglob("*.incomplete")) > 500_000, 60, "half a megabyte", 0.2)
+            with contextlib.suppress(OSError):
+                filler.write_bytes(bytes(24_000_000))
+            out, err = process.communicate(timeout=60)
+        done = Ran(process.returncode, out, err)
+    assert done.status == 1, done.err
+    assert re.search("on the disk and .* are free|became full", done.err), done.err
+    assert "qmdctl pull" in done.err
+    filler.unlink()
+    stack.hub.bytes_per_second = None
+    again = stack.qmdctl.run("pull")
+    assert again.status == 0, again.err

@@ -6,11 +6,9 @@ FAKE: the hub that refuses a gated model, and a disk that is full (a few MB of t
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from qmdctl.symptoms import match
 from tests.support.hub import FakeHub
 from tests.support.qmdctl_cli import DOCKER_HOST
 from tests.support.registry import Registry
-from tests.support.service import ROOT, poll
+from tests.support.service import ROOT
 from tests.support.stack_images import BASE_IMAGE, need_engine, vllm_image
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
@@ -73,37 +71,6 @@ def test_docker_permission(tmp_path: Path) -> None:
 
 def test_docker_absent(tmp_path: Path) -> None:
     assert name_of("compose", said("ps", host=f"unix://{tmp_path}/no.sock")) == "docker_absent"
-
-
-@pytest.fixture
-def second_engine(tmp_path: Path) -> Iterator[str]:
-    """An engine without NVIDIA's hook on its PATH, with 24 MB of disk; its bridge is in a network namespace of its own."""
-    if os.getuid() != 0:
-        pytest.skip("needs root, to start an engine")
-    run, data = Path(f"/run/qmd-test-second-{os.getpid()}"), tmp_path / "data"
-    run.mkdir()
-    data.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(data)], check=True)
-    host = f"unix://{run}/docker.sock"
-    clean = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-    options = ["--host", host, "--data-root", str(data), "--exec-root", str(run / "exec"), "--pidfile", str(run / "pid")]
-    with (run / "log").open("wb") as log:
-        process = subprocess.Popen(
-            ["unshare", "--net", "dockerd", *options, "--iptables=false"], env=clean, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-        try:
-            poll(
-                lambda: subprocess.run(["docker", "--host", host, "version"], capture_output=True, check=False).returncode == 0,
-                60,
-                "the second engine",
-                0.3,
-            )
-            yield host
-        finally:
-            process.terminate()
-            process.wait(30)
-            subprocess.run(["umount", "--lazy", str(data)], check=False)
-            shutil.rmtree(run, ignore_errors=True)
 
 
 def test_no_nvidia_runtime_and_disk_full(second_engine: str) -> None:

@@ -1,10 +1,14 @@
 """vLLM's two versions behind the same start script: the pinned image's 0.12 and the later 0.32, with SmolLM2's true weights.
 
-0.12 is taken through its life in test_lifecycle.py; this is 0.32, and the names and fields that clients send to both.
+0.12 is taken through its life in test_lifecycle.py; this is 0.32, and the names and fields that clients send to both. The models lie in a
+Hugging Face cache that was there before, as huggingface_hub made it.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,10 +44,21 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             "VLLM_IMAGE": vllm_image("0.32"),
             "VLLM_MAX_MODEL_LEN": "2048",
             "HF_ENDPOINT": hub.url,
+            "HF_CACHE_DIR": str(existing_cache(home / "huggingface", hub)),
         }
         running = Stack(make_project(home / "project", home, values), hub)
         yield running
         running.close("qmdver")
+
+
+def existing_cache(folder: Path, hub: FakeHub) -> Path:
+    """A user's own cache with SmolLM2 in it, of the user id that the containers run as."""
+    program = "import sys, huggingface_hub as h; h.snapshot_download(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", program, VLLM_MODEL], env={**os.environ, **hub.environment(folder)}, check=True, timeout=120)
+    if os.getuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, 1000, 1000, follow_symlinks=False)
+    return folder
 
 
 @pytest.mark.parametrize("version", ["0.32", "0.12"])
@@ -52,6 +67,14 @@ def test_right_text_under_every_name_and_with_every_client_s_fields(stack: Stack
     stack.up()
     assert f"{version}." in docker("exec", "qmd-vllm", "python3", "-c", "import importlib.metadata as m; print(m.version('vllm'))")
     right_text_under_every_name(stack, VLLM_MODEL, expected)
+
+
+def test_a_model_of_an_existing_cache_is_not_downloaded_again(stack: Stack) -> None:
+    weights = [request.path for request in stack.hub.file_requests("model.safetensors")]
+    assert sum(VLLM_MODEL in path for path in weights) == 1, "the user's own download"
+    assert sum(EMBED_MODEL in path for path in weights) == 1
+    cache = Path(stack.qmdctl.value("HF_CACHE_DIR")) / "hub"
+    assert (cache / f"models--{EMBED_MODEL.replace('/', '--')}").is_dir(), "what was missing is there now as well"
 
 
 def test_thinking_is_off_in_the_later_version_as_well(stack: Stack) -> None:

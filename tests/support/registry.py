@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -29,15 +31,30 @@ class Registry:
         )
 
     def __enter__(self) -> Registry:
+        self._start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Not listening meanwhile; what it holds stays."""
+        self._stop()
+        try:
+            yield
+        finally:
+            self._start()
+
+    def _start(self) -> None:
         program = shutil.which("docker-registry")
         assert program is not None, "scripts/test_engine.sh install brings it"
         with (self._folder / "log").open("wb") as log:
             command = [program, "serve", str(self._folder / "config.yml")]
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         poll(self._listens, 20, "the registry", 0.2)
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def _stop(self) -> None:
         self._process.terminate()
         self._process.wait(10)
 
