@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -76,8 +77,13 @@ class Engine:
 
     def info(self) -> dict[str, Any]:
         """`docker info`: ServerVersion, Architecture, DockerRootDir, Runtimes, …"""
-        info: dict[str, Any] = self.client.info()
+        with answering():
+            info: dict[str, Any] = self.client.info()
         return info
+
+    def version(self) -> str:
+        with answering():
+            return str(self.client.version()["Version"])
 
     def containers(self, project: str) -> dict[str, Container]:
         """The stack's containers by service, whatever their state; one-off containers of `compose run` are left out."""
@@ -85,44 +91,53 @@ class Engine:
 
         found = {}
         filters = {"label": [f"{PROJECT_LABEL}={project}", "com.docker.compose.oneoff=False"]}
-        for summary in self.client.api.containers(all=True, filters=filters):
-            try:
-                container = _container(self.client.api.inspect_container(summary["Id"]))
-            except NotFound:
-                continue  # removed in between
-            found[container.service] = container
+        with answering():
+            for summary in self.client.api.containers(all=True, filters=filters):
+                try:
+                    container = _container(self.client.api.inspect_container(summary["Id"]))
+                except NotFound:
+                    continue  # removed in between
+                found[container.service] = container
         return found
 
     def has_image(self, name: str) -> bool:
-        """Whether the image is on this engine."""
-        from docker.errors import NotFound
+        """Whether the image is on this engine; a name that is none is not."""
+        from docker.errors import APIError
 
-        try:
-            self.client.images.get(name)
-        except NotFound:
-            return False
+        with answering():
+            try:
+                self.client.images.get(name)
+            except APIError as error:
+                if error.is_client_error():
+                    return False
+                raise
         return True
 
     def logs(self, container: Container, *, tail: int = 200, since: datetime | None = None) -> list[str]:
         """The last lines of its log, both streams in order, without timestamps."""
         from docker.errors import NotFound
 
-        try:
-            raw = self.client.api.logs(container.id, stdout=True, stderr=True, tail=tail, since=since)
-        except NotFound:
-            return []
+        with answering():
+            try:
+                raw = self.client.api.logs(container.id, stdout=True, stderr=True, tail=tail, since=since)
+            except NotFound:
+                return []
         return raw.decode("utf-8", "replace").splitlines()
 
-    def follow(self, container: Container, *, since: datetime | None = None) -> Iterator[str]:
-        """Its log line by line until the container ends."""
-        stream = self.client.api.logs(container.id, stdout=True, stderr=True, stream=True, follow=True, since=since)
-        rest = b""
-        for part in stream:
-            *lines, rest = (rest + part).split(b"\n")
-            for line in lines:
-                yield line.decode("utf-8", "replace")
-        if rest:
-            yield rest.decode("utf-8", "replace")
+
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """What the SDK and its HTTP client raise when an engine answers with an error or not at all, as MissingError."""
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except (RequestException, DockerException) as error:
+        said = str(getattr(error, "explanation", None) or error)
+        raise MissingError(
+            f"The Docker engine does not answer as it should: {said[:300]}", "docker info; its log: journalctl -u docker"
+        ) from None
 
 
 def _container(inspect: dict[str, Any]) -> Container:

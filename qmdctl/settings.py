@@ -91,6 +91,11 @@ class Settings(Mapping[str, str]):
         return [name for name, profiles in service_profiles(self.files).items() if not profiles or chosen & set(profiles)]
 
     @property
+    def every_service(self) -> list[str]:
+        """Those that these profiles leave out as well."""
+        return list(service_profiles(self.files))
+
+    @property
     def cpu(self) -> bool:
         """Whether the stack runs without a GPU (compose.cpu.yaml is among its files)."""
         return any(file.name == CPU_FILE for file in self.files)

@@ -30,15 +30,15 @@ class State:
             self._data["last_project"] = str(folder)
             self._save()
 
-    def last_start(self, folder: Path) -> dict[str, dict[str, float]]:
-        """Seconds per phase of each service at the last complete start: {"vllm": {"loading": 31.2, …}, …}."""
-        start = self._data.get("starts", {}).get(str(folder), {})
+    def last_start(self, key: str) -> dict[str, dict[str, float]]:
+        """Seconds per phase of each service at the last complete start of that kind: {"vllm": {"loading": 31.2, …}, …}."""
+        start = self._data.get("starts", {}).get(key, {})
         return start if isinstance(start, dict) else {}
 
-    def remember_start(self, folder: Path, seconds: dict[str, dict[str, float]]) -> None:
+    def remember_start(self, key: str, seconds: dict[str, dict[str, float]]) -> None:
         """Keep the services' seconds per phase; services that are not named keep their last."""
         starts = self._data.setdefault("starts", {})
-        starts[str(folder)] = {**self.last_start(folder), **seconds}
+        starts[key] = {**self.last_start(key), **seconds}
         self._save()
 
     def _save(self) -> None:

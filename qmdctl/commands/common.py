@@ -57,21 +57,18 @@ class Invocation:
 
     def services(self, settings: Settings, named: list[str] | None) -> list[str]:
         """The services named, else all that are configured. ConfigurationError for one that is not there."""
-        from qmdctl.errors import ConfigurationError
-
-        for name in named or []:
-            if name not in settings.services:
-                raise ConfigurationError(f"There is no service {name!r}", f"choose from {', '.join(settings.services)}")
+        _refuse_others(named, settings.services)
         return list(named or settings.services)
 
     def existing_services(self, settings: Settings, named: list[str] | None) -> list[str]:
-        """The same, all of which have a container. QmdError when one has none: compose would say so less plainly."""
+        """The services named, else all that have a container. QmdError when one named has none, or there is none at all."""
         from qmdctl.engine import Engine
         from qmdctl.errors import QmdError
 
-        services = self.services(settings, named)
+        _refuse_others(named, settings.every_service)
         there = Engine.connect().containers(settings.name)
-        missing = [name for name in services if name not in there]
+        services = named or [name for name in settings.every_service if name in there]
+        missing = [name for name in services or settings.services if name not in there]
         if missing:
             raise QmdError(f"There is no container of {', '.join(missing)}", "qmdctl up")
         return services
@@ -80,6 +77,14 @@ class Invocation:
         from qmdctl.compose import Compose
 
         return Compose(settings, self.terminal or Terminal())
+
+
+def _refuse_others(named: list[str] | None, known: list[str]) -> None:
+    from qmdctl.errors import ConfigurationError
+
+    for name in named or []:
+        if name not in known:
+            raise ConfigurationError(f"There is no service {name!r}", f"choose from {', '.join(known)}")
 
 
 def mode_flags(cpu: bool, gpu: bool) -> dict[str, str] | None:

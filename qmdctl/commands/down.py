@@ -19,6 +19,7 @@ def down(
 
     Downloaded models and caches stay, unless --volumes.
     """
+    from qmdctl.engine import Engine
     from qmdctl.errors import ConfigurationError, InterruptedByUser
 
     call = invocation(context)
@@ -28,8 +29,13 @@ def down(
         question = "Remove the volumes of downloaded models and compile caches? The next start downloads them again"
         if not terminal.interactive:
             raise ConfigurationError("--volumes removes downloaded models, and there is no terminal to ask", "add --yes")
-        if not typer.confirm(question, err=True):
+        try:
+            agreed = typer.confirm(question, err=True)
+        except typer.Abort:
+            agreed = False
+        if not agreed:
             raise InterruptedByUser("Nothing was removed.")
+    Engine.connect()
     # Every profile: what a changed COMPOSE_PROFILES no longer names is to go as well.
     call.compose(settings).run("--profile", "*", "down", "--remove-orphans", *(["--volumes"] if volumes else []))
     kept = "" if volumes else " Models and caches are kept; `qmdctl up` starts again."

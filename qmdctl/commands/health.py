@@ -37,7 +37,7 @@ def health(
     settings = call.settings(need_env=False)
     key = api_key(settings, key_file)
     engine = Engine.connect()
-    links = [Link("engine", "engine", True, None, f"Docker {engine.client.version()['Version']} at {engine.host}")]
+    links = [Link("engine", "engine", True, None, f"Docker {engine.version()} at {engine.host}")]
     containers = engine.containers(settings.name)
     for service in settings.services:
         links += check_service(service, containers.get(service), key, timeout)
@@ -56,11 +56,9 @@ def check_service(service: str, container: Container | None, key: str | None, ti
 
     port = next(iter(container.ports.values()), 0) if container else 0
     probe = Probe(service, f"http://127.0.0.1:{port}", timeout, key if service == "embed" else None)
-    chain: list[tuple[str, Callable[[], str]]] = [
-        ("container", lambda: running(service, container)),
-        ("port", lambda: connect(port, service)),
-        ("/health", probe.health),
-    ]
+    chain: list[tuple[str, Callable[[], str]]] = [("container", lambda: running(service, container))]
+    if service in REQUESTS:  # of a service that a compose.override.yaml adds, nothing more is known
+        chain += [("port", lambda: connect(port, service)), ("/health", probe.health)]
     links: list[Link] = []
     for name, action in chain:
         links.append(Link(service, name) if any(link.ok is not True for link in links) else try_link(service, name, action))

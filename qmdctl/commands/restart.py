@@ -16,7 +16,7 @@ def restart(context: typer.Context, service: ServiceArgument = None, json_output
     terminal = call.output(json_output)
     settings = call.settings(need_env=False)
     services = call.existing_services(settings, service)
-    call.compose(settings).run("restart", *services)
+    call.compose(settings).run("--profile", "*", "restart", *services)
     terminal.result(
         f"Restarted: {', '.join(services)}. `qmdctl status` shows when they are ready.", {"status": "restarted", "services": services}
     )

@@ -16,7 +16,7 @@ def start(context: typer.Context, service: ServiceArgument = None, json_output: 
     terminal = call.output(json_output)
     settings = call.settings(need_env=False)
     services = call.existing_services(settings, service)
-    call.compose(settings).run("start", *services)
+    call.compose(settings).run("--profile", "*", "start", *services)
     terminal.result(
         f"Started: {', '.join(services)}. `qmdctl status` shows when they are ready.", {"status": "started", "services": services}
     )

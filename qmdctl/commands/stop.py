@@ -16,5 +16,5 @@ def stop(context: typer.Context, service: ServiceArgument = None, json_output: J
     terminal = call.output(json_output)
     settings = call.settings(need_env=False)
     services = call.existing_services(settings, service)
-    call.compose(settings).run("stop", *services)
+    call.compose(settings).run("--profile", "*", "stop", *services)
     terminal.result(f"Stopped: {', '.join(services)}. `qmdctl start` starts them again.", {"status": "stopped", "services": services})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,14 +12,15 @@ import typer
 from qmdctl.commands.common import JsonOption, ServiceArgument, invocation, mode_flags
 
 if TYPE_CHECKING:
-    from qmdctl.engine import Engine
+    from qmdctl.compose import Compose
+    from qmdctl.engine import Container, Engine
     from qmdctl.settings import Settings
     from qmdctl.startup.watch import Start
     from qmdctl.state import State
     from qmdctl.terminal import Terminal
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
-GOES_ON = "qmdctl up (watches again), qmdctl status, or qmdctl down (stops it)"
+GOES_ON = "(watches again), qmdctl status, or qmdctl down (stops it)"
 
 
 def up(
@@ -40,50 +42,89 @@ def up(
     """
     from qmdctl.engine import Engine
     from qmdctl.errors import InterruptedByUser
-    from qmdctl.startup.compose_up import changed, compose_up
-    from qmdctl.startup.overview import as_table, look
-    from qmdctl.startup.phases import phase_of
+    from qmdctl.startup.compose_up import compose_up, remove
 
     call = invocation(context)
     terminal = call.output(json_output)
     limit = parse_seconds(timeout) if timeout is not None else None
     settings = call.settings(mode_flags(cpu, gpu))
     services = call.services(settings, service)
+    again = " ".join(["qmdctl up", *(["--cpu"] if cpu else []), *(["--gpu"] if gpu else []), *(service or [])])
     compose = call.compose(settings)
     engine = Engine.connect()
-    running = {name: one for name, one in engine.containers(settings.name).items() if name in services}
-    unchanged = not changed(compose, {name: one.config_hash for name, one in running.items()})
-    if len(running) == len(services) and unchanged and all(phase_of(one).ready for one in running.values()):
-        stack = look(engine, settings.name, services, settings)
-        terminal.result(f"The stack is running.\n{as_table(stack)}", _result("running", [one.payload() for one in stack]))
+    there = engine.containers(settings.name)
+    off = [name for name in there if name in settings.every_service and name not in settings.services]
+    if not off and _is_current(compose, settings, {name: one for name, one in there.items() if name in services}, services):
+        _already_running(engine, settings, services, terminal)
         return
     try:
         if not skip_checks:
-            check_machine(settings, terminal)
+            check_machine(settings, terminal, service)
         built = bool(settings["EMBED_IMAGE"]) and engine.has_image(settings["EMBED_IMAGE"])
         if settings["EMBED_IMAGE"] and not built:
             terminal.note("The embed image is built first: once, some minutes and several GB of downloads.", "dim")
-        began = datetime.now(UTC)
-        compose_up(compose, terminal, list(service or []), settings, built)
+        began, clock = datetime.now(UTC), time.monotonic()
+        remove(compose, terminal, off)
+        compose_up(compose, terminal, list(service or []), settings, built, limit, again)
+        _restart_outdated(engine, compose, settings, services)
         if no_wait:
             terminal.result("Started. `qmdctl status` shows when it is ready.", _result("started", []))
             return
-        start = _wait(engine, settings, services, terminal, call.state(), limit, began)
+        start = _wait(engine, settings, services, terminal, call.state(), again, began, limit, time.monotonic() - clock)
     except KeyboardInterrupt:
-        raise InterruptedByUser("Interrupted. What runs goes on running.", GOES_ON) from None
+        raise InterruptedByUser("Interrupted. What runs goes on running.", f"{again} {GOES_ON}") from None
     _report(engine, settings, services, start, terminal)
 
 
+def _is_current(compose: Compose, settings: Settings, running: dict[str, Container], services: list[str]) -> bool:
+    """Whether all of `services` are ready, made from the configuration and the files that are there now."""
+    from qmdctl.startup.compose_up import changed
+    from qmdctl.startup.freshness import outdated
+    from qmdctl.startup.phases import phase_of
+
+    if len(running) < len(services) or not all(phase_of(one).ready for one in running.values()):
+        return False
+    if any(outdated(settings.project.folder, one) for one in running.values()):
+        return False
+    return not changed(compose, {name: one.config_hash for name, one in running.items()})
+
+
+def _already_running(engine: Engine, settings: Settings, services: list[str], terminal: Terminal) -> None:
+    from qmdctl.startup.overview import as_table, look
+
+    stack = look(engine, settings.name, services, settings)
+    terminal.result(f"The stack is running.\n{as_table(stack)}", _result("running", [one.payload() for one in stack]))
+
+
+def _restart_outdated(engine: Engine, compose: Compose, settings: Settings, services: list[str]) -> None:
+    """vllm reads its mounted folder when it starts, and Compose does not see that a file there has changed."""
+    from qmdctl.startup.freshness import outdated
+
+    container = engine.containers(settings.name).get("vllm")
+    if container is not None and "vllm" in services and container.running and outdated(settings.project.folder, container):
+        compose.run("restart", "vllm")
+
+
 def _wait(
-    engine: Engine, settings: Settings, services: list[str], terminal: Terminal, state: State, limit: float | None, began: datetime
+    engine: Engine,
+    settings: Settings,
+    services: list[str],
+    terminal: Terminal,
+    state: State,
+    again: str,
+    began: datetime,
+    limit: float | None,
+    spent: float,
 ) -> Start:
+    """`spent`: seconds of the limit that building and pulling took."""
     from qmdctl.startup.display import make_display
-    from qmdctl.startup.estimate import make_estimate, remember
+    from qmdctl.startup.estimate import make_estimate, remember, start_key
     from qmdctl.startup.watch import EngineSource, Watch
 
     with make_display(terminal, make_estimate(settings, state)) as display:
-        start = Watch(EngineSource(engine), settings.name, services, display, facts=settings, began=began).run(limit)
-    remember(settings.project.folder, state, {name: start.phases[name] for name in start.fresh}, start.total_seconds)
+        watch = Watch(EngineSource(engine), settings.name, services, display, facts=settings, began=began, again=again)
+        start = watch.run(limit, spent)
+    remember(start_key(settings), state, {name: start.phases[name] for name in start.fresh}, start.total_seconds)
     return start
 
 
@@ -100,14 +141,14 @@ def _report(engine: Engine, settings: Settings, services: list[str], start: Star
     terminal.result(text, {**data, "seconds": round(start.total_seconds, 1), "phases": phases, "restarted": start.restarted})
 
 
-def check_machine(settings: Settings, terminal: Terminal) -> None:
-    """The checks of `qmdctl doctor`: warnings are shown, a failure ends the start. Raises the error that names all that failed."""
+def check_machine(settings: Settings, terminal: Terminal, services: list[str] | None) -> None:
+    """The checks of `qmdctl doctor` for `services` (None: all): warnings are shown, a failure is raised, with the others as its details."""
     from qmdctl.checks import Context, exit_code, run_checks
     from qmdctl.commands.doctor import as_line
     from qmdctl.errors import ConfigurationError, MissingError
 
     terminal.note("Checking the machine (qmdctl doctor; --skip-checks leaves it out)", "dim")
-    findings = list(run_checks(Context(settings)))
+    findings = list(run_checks(Context(settings, services=services)))
     for finding in findings:
         if finding.level == "warning":
             terminal.note(as_line(finding), "yellow")

@@ -36,7 +36,8 @@ def registry_bytes(image: str, architecture: str) -> int | None:
 
 def pull_image(engine: Engine, image: str, progress: Progress, facts: Mapping[str, str]) -> str:
     """Pull it and return its name; layers that are here do not count. Raises MissingError for a known cause, else QmdError."""
-    from docker.errors import APIError
+    from docker.errors import APIError, DockerException
+    from requests.exceptions import RequestException
 
     layers: dict[str, tuple[int, int]] = {}
     label = f"image {image}"
@@ -49,6 +50,8 @@ def pull_image(engine: Engine, image: str, progress: Progress, facts: Mapping[st
             progress.set(label, done=sum(done for done, _ in layers.values()), total=sum(total for _, total in layers.values()))
     except APIError as error:
         raise failed(image, str(error.explanation or error), facts) from None
+    except (DockerException, RequestException) as error:  # a credential helper that is not there, an engine that went away
+        raise failed(image, str(error), facts) from None
     progress.set(label, state="complete")
     return image
 

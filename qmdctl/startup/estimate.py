@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from qmdctl.settings import Settings
 from qmdctl.startup.phases import ORDER, Phase
@@ -71,8 +70,8 @@ class Estimate:
 
 
 def make_estimate(settings: Settings, state: State) -> Estimate:
-    """From the last complete start in this folder, else from the preset of these models."""
-    last = state.last_start(settings.project.folder)
+    """From the last complete start of these models here, else from their preset."""
+    last = state.last_start(start_key(settings))
     known = {service: last[service] for service in settings.services if last.get(service)}
     if len(known) < len(settings.services):
         return preset_estimate(settings)
@@ -91,10 +90,15 @@ def preset_estimate(settings: Settings) -> Estimate:
     return Estimate({})
 
 
-def remember(folder: Path, state: State, seconds: Mapping[str, Mapping[str, float]], total: float) -> None:
+def start_key(settings: Settings) -> str:
+    """What a start's times hold for: the folder, the models, with a GPU or without."""
+    return " ".join([str(settings.project.folder), "cpu" if settings.cpu else "gpu", *(settings[key] for key in MODEL_KEYS)])
+
+
+def remember(key: str, state: State, seconds: Mapping[str, Mapping[str, float]], total: float) -> None:
     """Keep a complete start: service → phase → seconds, and `total`, unless a download made that a figure of its own."""
     downloaded = any("downloading" in phases for phases in seconds.values())
-    last = state.last_start(folder)
+    last = state.last_start(key)
     kept = {}
     for service, phases in seconds.items():
         seen = {name: round(value, 1) for name, value in phases.items() if name in ORDER and name not in NOT_REMEMBERED}
@@ -102,7 +106,7 @@ def remember(folder: Path, state: State, seconds: Mapping[str, Mapping[str, floa
             whole = last.get(service, {}).get(TOTAL) if downloaded else total
             kept[service] = seen if whole is None else {**seen, TOTAL: round(whole, 1)}
     if kept:
-        state.remember_start(folder, kept)
+        state.remember_start(key, kept)
 
 
 def _rank(phase: str) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -19,6 +18,7 @@ POLL_SECONDS = 0.5
 LOG_LINES = 200
 LOOP_RESTARTS = 2  # one is a container that came back; the second one says that it will end again
 MISSING_LOOKS = 20
+ENGINE_AWAY_SECONDS = 60.0  # unpacking an image of 20 GB can keep an engine from answering, and so does its restart
 FAILED = frozenset({"error", "unhealthy", "exited", "paused"})
 RATE_WINDOW_SECONDS = 30.0
 
@@ -39,23 +39,10 @@ class EngineSource:
         self._engine = engine
 
     def containers(self, project: str) -> dict[str, Container]:
-        with self._answering():
-            return self._engine.containers(project)
+        return self._engine.containers(project)
 
     def log(self, container: Container, whole: bool) -> list[str]:
-        with self._answering():
-            return self._engine.logs(container, tail=LOG_LINES, since=None if whole else container.started_at)
-
-    @contextlib.contextmanager
-    def _answering(self) -> Iterator[None]:
-        """MissingError for an engine that goes away in between."""
-        from docker.errors import APIError
-        from requests.exceptions import RequestException
-
-        try:
-            yield
-        except (RequestException, APIError) as error:
-            raise MissingError(f"The Docker engine has stopped answering: {error}", "docker info; then: qmdctl up") from None
+        return self._engine.logs(container, tail=LOG_LINES, since=None if whole else container.started_at)
 
 
 class Display(Protocol):
@@ -123,24 +110,32 @@ class Watch:
         services: Sequence[str],
         display: Display,
         *,
+        again: str = "qmdctl up",
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         facts: Mapping[str, str] | None = None,
         began: datetime | None = None,
     ) -> None:
-        """`began`: before anything was started, so that containers started since are told from those that ran before."""
+        """`again`: the command that watches again. `began`: before anything was started; containers started since are fresh."""
         self.source, self.project, self.display = source, project, display
         self.services = {name: Service(name) for name in services}
-        self.clock, self.sleep, self.facts, self.began = clock, sleep, facts or {}, began
+        self.clock, self.sleep, self.facts, self.began, self.again = clock, sleep, facts or {}, began, again
 
-    def run(self, timeout_seconds: float | None = None) -> Start:
-        """Raises StartFailed as soon as a service cannot become ready, WaitTimeoutError after `timeout_seconds`."""
+    def run(self, timeout_seconds: float | None = None, spent_seconds: float = 0.0) -> Start:
+        """Raises StartFailed as soon as a service cannot become ready, WaitTimeoutError after `timeout_seconds`, some spent before."""
         started = before = self.clock()
         for service in self.services.values():
             service.since = started
+        seen = started
         while True:
-            containers = self.source.containers(self.project)
-            now = self.clock()
+            try:
+                containers = self.source.containers(self.project)
+            except MissingError:
+                if self.clock() - seen >= ENGINE_AWAY_SECONDS:
+                    raise
+                self.sleep(POLL_SECONDS)
+                continue
+            now = seen = self.clock()
             for service in self.services.values():
                 self._look(service, containers.get(service.name), now, before)
             self.display.show({name: service.progress(now) for name, service in self.services.items()}, now - started)
@@ -151,8 +146,8 @@ class Watch:
                 restarted = {name: service.restarts for name, service in self.services.items() if service.restarts}
                 fresh = frozenset(name for name, service in self.services.items() if service.fresh) - restarted.keys()
                 return Start(phases, now - started, restarted, fresh)
-            if timeout_seconds is not None and now - started >= timeout_seconds:
-                raise timed_out(self.services, timeout_seconds)
+            if timeout_seconds is not None and now - started + spent_seconds >= timeout_seconds:
+                raise timed_out(self.services, timeout_seconds, self.again)
             before = now
             self.sleep(POLL_SECONDS)
 
@@ -181,12 +176,12 @@ class Watch:
             )
 
 
-def timed_out(services: Mapping[str, Service], timeout_seconds: float) -> WaitTimeoutError:
+def timed_out(services: Mapping[str, Service], timeout_seconds: float, again: str) -> WaitTimeoutError:
     """Names the phase of each service that is not ready, and the command that waits twice as long."""
     late = {name: service.phase.text for name, service in services.items() if not service.phase.ready}
     phases = "; ".join(f"{name} is {text}" if not text.startswith("asking") else f"{name}: {text}" for name, text in late.items())
     logs = ", ".join(f"qmdctl logs {name}" for name in late)
     return WaitTimeoutError(
         f"Not ready after {timeout_seconds:g} s: {phases}. It goes on by itself.",
-        f"qmdctl up --timeout {2 * timeout_seconds:g} (waits twice as long); what it does: {logs}",
+        f"{again} --timeout {2 * timeout_seconds:g} (waits twice as long); what it does: {logs}",
     )

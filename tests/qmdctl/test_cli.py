@@ -74,7 +74,7 @@ def test_the_last_project_is_used_from_anywhere_and_named(qmdctl: Run, folder: P
     assert f"Project: {folder} (the last one used)" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["start"], ["stop"], ["restart"], ["logs"]])
+@pytest.mark.parametrize("arguments", [["start"], ["stop"], ["restart"], ["logs"], ["down"]])
 def test_without_an_engine_a_prerequisite_is_missing(qmdctl: Run, folder: Path, arguments: list[str]) -> None:
     done = qmdctl("-C", str(folder), *arguments)
     assert done.returncode == 3

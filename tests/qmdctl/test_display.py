@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qmdctl.startup.display import LiveDisplay, PlainDisplay
-from qmdctl.startup.estimate import TOTAL, Estimate, Progress, make_estimate, remember
+from qmdctl.startup.estimate import TOTAL, Estimate, Progress, make_estimate, remember, start_key
 from qmdctl.startup.phases import Phase
 from qmdctl.state import State
 from qmdctl.terminal import Terminal
@@ -55,11 +55,11 @@ def test_the_estimate_in_words(seconds: float, text: str) -> None:
 def test_a_start_is_remembered_without_its_download_and_replaces_the_last(tmp_path: Path) -> None:
     state = State(tmp_path / "state.json")
     settings = settings_of(tmp_path, {"EMBED_MODEL": "my/own"}, services=("embed",))
-    folder = settings.project.folder
+    key = start_key(settings)
     assert make_estimate(settings, state).expected == {}
-    remember(folder, state, {"embed": {"loading": 30.0, "compiling": 100.0}}, 140.0)
-    remember(folder, state, {"embed": {"downloading": 3600.0, "waiting": 5.0, "loading": 31.26}}, 3700.0)
-    assert State(state.path).last_start(folder) == {"embed": {"loading": 31.3, TOTAL: 140.0}}
+    remember(key, state, {"embed": {"loading": 30.0, "compiling": 100.0}}, 140.0)
+    remember(key, state, {"embed": {"downloading": 3600.0, "waiting": 5.0, "loading": 31.26}}, 3700.0)
+    assert State(state.path).last_start(key) == {"embed": {"loading": 31.3, TOTAL: 140.0}}
     estimate = make_estimate(settings, State(state.path))
     assert estimate.source == "last start took 2 min 20 s"
     assert estimate.remaining({"embed": at("starting")}) == 31.3

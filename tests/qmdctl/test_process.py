@@ -9,6 +9,7 @@ import pytest
 
 from qmdctl.errors import ConfigurationError, MissingError
 from qmdctl.process import ProcessError, run, stream
+from qmdctl.startup.compose_up import run_shown
 from qmdctl.terminal import Terminal, human_bytes, human_seconds, table
 
 
@@ -36,6 +37,15 @@ def test_a_program_that_is_not_there_or_hangs() -> None:
         run(["no-such-program"])
     with pytest.raises(ProcessError, match="124"):
         run([sys.executable, "-c", "import time; time.sleep(60)"], timeout_seconds=0.2)
+
+
+def test_a_shown_program_can_be_given_a_time(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for tty in (False, True):
+        done = run_shown([sys.executable, "-c", "print('a')"], tmp_path, {}, tty, 20)
+        assert (done.returncode, done.stderr) == (0, "a\n")
+        with pytest.raises(TimeoutError):
+            run_shown([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, {}, tty, 0.3)
+    assert "a" in capfd.readouterr().err
 
 
 def test_lines_are_streamed_as_they_come() -> None:

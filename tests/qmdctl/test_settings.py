@@ -154,7 +154,7 @@ def test_a_damaged_state_file_costs_the_memory_alone(tmp_path: Path) -> None:
     path.write_text("{broken")
     state = State(path)
     assert state.last_project is None
-    state.remember_start(tmp_path, {"vllm": {"loading": 3.0}})
-    State(path).remember_start(tmp_path, {"embed": {"loading": 1.0}})
-    assert State(path).last_start(tmp_path) == {"vllm": {"loading": 3.0}, "embed": {"loading": 1.0}}
+    state.remember_start("here", {"vllm": {"loading": 3.0}})
+    State(path).remember_start("here", {"embed": {"loading": 1.0}})
+    assert State(path).last_start("here") == {"vllm": {"loading": 3.0}, "embed": {"loading": 1.0}}
     State(Path("/proc/no/such/state.json")).remember_project(tmp_path)  # not an error

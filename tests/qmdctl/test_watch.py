@@ -8,11 +8,13 @@ from datetime import timedelta
 import pytest
 
 from qmdctl.engine import Container
-from qmdctl.errors import WaitTimeoutError
+from qmdctl.errors import MissingError, WaitTimeoutError
 from qmdctl.startup.causes import StartFailed
 from qmdctl.startup.estimate import Progress
-from qmdctl.startup.watch import POLL_SECONDS, Start, Watch
+from qmdctl.startup.watch import ENGINE_AWAY_SECONDS, POLL_SECONDS, Start, Watch
 from tests.qmdctl.containers import STARTED, container, probing
+
+AWAY: list[Container] = [container("no engine")]
 
 
 class Scripted:
@@ -25,6 +27,8 @@ class Scripted:
     def containers(self, project: str) -> dict[str, Container]:
         look = self.looks[min(self.number, len(self.looks) - 1)]
         self.number += 1
+        if look == AWAY:
+            raise MissingError("The engine does not answer.")
         return {one.service: one for one in look}
 
     def log(self, container: Container, whole: bool) -> list[str]:
@@ -59,6 +63,15 @@ def test_a_container_that_is_taken_away_ends_the_watch() -> None:
         Scripted([container()], []).run()
     with pytest.raises(StartFailed, match="its container is gone"):
         Scripted([]).run()
+
+
+def test_an_engine_that_is_away_for_a_while_is_waited_for() -> None:
+    scripted = Scripted([container()], *[AWAY] * 20, [READY])
+    assert scripted.run().total_seconds > 20 * POLL_SECONDS
+    gone = Scripted([container()], AWAY)
+    with pytest.raises(MissingError):
+        gone.run()
+    assert gone.now == pytest.approx(ENGINE_AWAY_SECONDS, abs=2)
 
 
 def test_all_services_must_be_ready() -> None:

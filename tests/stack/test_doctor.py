@@ -17,7 +17,7 @@ from tests.support.service import minilm_path
 from tests.support.stack_images import embed_image, need_engine
 from tests.support.stack_project import Stack, make_project
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 

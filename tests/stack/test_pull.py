@@ -22,7 +22,7 @@ from tests.support.service import minilm_path, poll
 from tests.support.stack_images import BASE_IMAGE, EMBED_IMAGE, embed_image, need_engine
 from tests.support.stack_project import Stack, bridge_address, make_project
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 EMBED_MODEL, VLLM_MODEL = "sentence-transformers/all-MiniLM-L6-v2", "org/generator"
 VOLUME = "qmdpull_models"
 LAYER_BYTES = 3_000_000

@@ -20,7 +20,7 @@ from tests.support.registry import Registry
 from tests.support.service import ROOT
 from tests.support.stack_images import BASE_IMAGE, need_engine, vllm_image
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module", autouse=True)

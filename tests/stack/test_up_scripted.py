@@ -91,6 +91,41 @@ def test_a_second_up_says_running_and_a_changed_configuration_is_applied(stack: 
     assert list(changed.json["phases"]) == ["embed", "vllm"]
 
 
+def test_a_changed_file_of_vllm_s_is_applied(stack: Qmdctl) -> None:
+    """Its folder is mounted, so Compose sees no change."""
+    assert up(stack).status == 0
+    started = "{{.State.StartedAt}}"
+    before = [docker("inspect", "--format", started, container(stack, name)) for name in ("embed", "vllm")]
+    (stack.folder / "vllm").mkdir()
+    (stack.folder / "vllm/start.py").touch()
+    done = stack.run("up", "--skip-checks", "--json")
+    assert (done.status, done.json["status"]) == (0, "ready"), done.err
+    after = [docker("inspect", "--format", started, container(stack, name)) for name in ("embed", "vllm")]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    assert stack.run("up", "--json").json["status"] == "running"
+
+
+def test_a_service_whose_profile_was_turned_off_goes(stack: Qmdctl) -> None:
+    """Compose alone would leave it running."""
+    assert up(stack).status == 0
+    stack.set(COMPOSE_PROFILES="")
+    done = stack.run("up", "--skip-checks", "--json")
+    assert done.status == 0, done.err
+    assert "No longer part of the stack (COMPOSE_PROFILES): vllm" in done.err
+    project = container(stack, "").split("-")[0]
+    names = docker("ps", "--all", "--format", "{{.Names}}", "--filter", f"label=com.docker.compose.project={project}")
+    assert names == container(stack, "embed")
+
+
+def test_verbs_take_the_services_that_are_there(stack: Qmdctl) -> None:
+    assert stack.run("up", "--skip-checks", "embed").status == 0
+    assert stack.run("restart", "vllm").status == 1
+    done = stack.run("stop", "--json")
+    assert (done.status, done.json["services"]) == (0, ["embed"]), done.err
+    assert stack.run("start").status == 0
+
+
 def test_the_second_start_has_an_estimate_from_the_first(stack: Qmdctl) -> None:
     assert up(stack, embed="loading 3", vllm="loading 2").status == 0
     stack.run("down")
@@ -233,9 +268,9 @@ def test_a_busy_port_is_named(stack: Qmdctl) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         stack.set(EMBED_PORT=str(server.getsockname()[1]))
         done = up(stack)
-    assert done.status in (1, 3)  # 3 once it is a known symptom
-    assert "✗ " in done.err
-    assert "  → " in done.err
+    assert done.status == 3
+    assert "is held by another program" in done.err
+    assert "set EMBED_PORT or VLLM_PORT in .env" in done.err
     assert "Traceback" not in done.err
 
 

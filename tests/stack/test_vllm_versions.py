@@ -23,7 +23,7 @@ from tests.support.service import minilm_path
 from tests.support.stack_images import embed_image, need_engine, vllm_image
 from tests.support.stack_project import Stack, bridge_address, make_project
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(900)]
 EMBED_MODEL, VLLM_MODEL, THINKING_MODEL = "sentence-transformers/all-MiniLM-L6-v2", "HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen3-Tiny"
 
 

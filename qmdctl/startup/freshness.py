@@ -1,0 +1,29 @@
+"""Whether files have changed since the container that was made from them started: `git pull` tells Compose nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from qmdctl.engine import Container
+
+# embed's image is built from these; vllm has its folder mounted and reads it when it starts.
+SOURCES = {
+    "embed": ("Dockerfile.embed", "embed_service", "requirements/service.txt", "requirements/bootstrap.txt", "scripts/bootstrap"),
+    "vllm": ("vllm",),
+}
+
+
+def outdated(folder: Path, container: Container) -> bool:
+    """Whether a file of its sources is newer than its start. A file dated in the future counts as written now."""
+    if container.started_at is None:
+        return True
+    newest = max((path.stat().st_mtime for path in _files(folder, container.service)), default=0.0)
+    return min(newest, datetime.now(UTC).timestamp()) > container.started_at.timestamp()
+
+
+def _files(folder: Path, service: str) -> Iterator[Path]:
+    for name in SOURCES.get(service, ()):
+        path = folder / name
+        yield from [path] if path.is_file() else (one for one in path.rglob("*") if one.is_file() and one.suffix != ".pyc")
