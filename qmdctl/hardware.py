@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qmdctl.errors import QmdError
+from qmdctl.errors import MissingError, QmdError
 from qmdctl.process import Completed, run
 
 MIB = 1 << 20
@@ -18,6 +18,7 @@ UNIFIED = re.compile(r"\b(GB10|Spark|Orin|Xavier|Thor|Tegra|Jetson)\b", re.IGNOR
 # Docker's names of the architectures that `uname -m` gives.
 ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 NVIDIA_SMI_SECONDS = 20.0
+WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # where Windows' driver puts it; not on the PATH of sudo and ssh
 GPU_MISSING = "nvidia-smi cannot be run"
 
 Runner = Callable[[list[str]], Completed]
@@ -85,8 +86,14 @@ def find_hardware(proc: Path = Path("/proc"), runner: Runner | None = None) -> H
 
 def find_gpus(runner: Runner) -> tuple[tuple[Gpu, ...], str]:
     """The GPUs, and why there are none where that is so."""
+    query = [f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     try:
-        done = runner(["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"])
+        try:
+            done = runner(["nvidia-smi", *query])
+        except MissingError:
+            if not Path(WSL_NVIDIA_SMI).exists():
+                raise
+            done = runner([WSL_NVIDIA_SMI, *query])
     except QmdError as error:
         return (), f"{GPU_MISSING} ({error.message})"
     if not done.ok:

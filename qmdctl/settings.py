@@ -23,6 +23,8 @@ NO_SECRET = "./secrets/none"  # an empty file that stands for a secret that is n
 # Keys that Compose and Docker themselves take.
 FOREIGN_PREFIXES = ("COMPOSE_", "DOCKER_", "BUILDKIT_", "BUILDX_")
 COMPOSE_KEYS = ("COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES", "COMPOSE_FILE")
+# In either case; Compose, Docker and much else take them, so one that is not ours is no misspelling.
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FTP_PROXY", "NO_PROXY")
 LIKENESS = 0.84  # difflib's ratio from which an unknown key counts as a known one misspelt
 
 
@@ -149,7 +151,7 @@ class _Force:
 def refuse_misspelt(env: EnvFile, keys: Mapping[str, Key]) -> None:
     """ConfigurationError for a key of .env that looks like one of ours misspelt; other unknown keys pass."""
     for name in env.values:
-        if name in keys or name.startswith(FOREIGN_PREFIXES):
+        if name in keys or name.startswith(FOREIGN_PREFIXES) or name.upper() in PROXIES:
             continue
         near = difflib.get_close_matches(name.upper(), keys, n=1, cutoff=LIKENESS)
         if near:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+COMPOSE = "compose"  # the service's name for what Compose and Docker print
+PROJECT = "qmd"  # Compose's project, where .env does not name it
+
 
 @dataclass(frozen=True)
 class Symptom:
@@ -53,19 +56,26 @@ def rules() -> tuple[Rule, ...]:
 
 
 def match(service: str, lines: Sequence[str], facts: Mapping[str, str]) -> Symptom | None:
-    """The first rule that fits one of `lines`, newest line first. None when nothing is known.
+    """The rule that fits. None when nothing is known.
+
+    In a container's log, which holds earlier runs as well, the newest line that a rule knows. In Compose's output, which is of one run,
+    the first rule that knows a line: Docker says first what is wrong and then what it could not do for that reason.
 
     `facts` fill the braces of a rule's sentences: settings in force, `service`, `state`; named groups of its pattern come before them.
     """
-    for rule in rules():
-        if not rule.service.fullmatch(service) or (rule.state and facts.get("state") != rule.state):
-            continue
-        for line in reversed(lines):
-            found = rule.line.search(line)
-            if found:
-                named = {name: value or "" for name, value in found.groupdict().items()}
-                values = _Blank({**facts, "service": service, **named})
-                return Symptom(rule.name, rule.cause.format_map(values), rule.fix.format_map(values), rule.source)
+    fitting = [rule for rule in rules() if rule.service.fullmatch(service) and rule.state in ("", facts.get("state"))]
+    newest = list(reversed(lines))
+    if service == COMPOSE:
+        pairs = [(rule, line) for rule in fitting for line in newest]
+    else:
+        pairs = [(rule, line) for line in newest for rule in fitting]
+    for rule, line in pairs:
+        found = rule.line.search(line)
+        if found:
+            named = {name: value or "" for name, value in found.groupdict().items()}
+            project = facts.get("COMPOSE_PROJECT_NAME") or PROJECT
+            values = _Blank({**facts, "COMPOSE_PROJECT_NAME": project, "service": service, **named})
+            return Symptom(rule.name, rule.cause.format_map(values), rule.fix.format_map(values), rule.source)
     return None
 
 

@@ -12,9 +12,9 @@ OLDEST_BF16 = (8, 0)
 
 
 def check(context: Context) -> Iterator[Finding]:
-    if not context.hardware.gpus:
-        raise Unavailable("no GPU")
-    for gpu in context.hardware.gpus:
+    if not context.gpus:
+        raise Unavailable("no GPU of this stack is known")
+    for gpu in context.gpus:
         capability = gpu.compute_capability
         name = f"{gpu.name}: compute capability {capability[0]}.{capability[1]}" if capability else ""
         if capability is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from qmdctl.checks.context import Context, Unavailable
+from qmdctl.checks.context import IMAGE_KEYS, Context, Unavailable
 from qmdctl.checks.finding import Finding
 
 # Oldest driver branch by CUDA's major version, with minor version compatibility (NVIDIA's CUDA compatibility guide).
@@ -13,16 +13,17 @@ DRIVERS = {11: 450, 12: 525, 13: 580}
 EMBED_CUDA = 13  # of torch 2.13's default wheel
 # CUDA of NVIDIA's vLLM images by tag (their release notes).
 TAGS = {"25.09": 13, "25.10": 13, "25.11": 13, "25.12": 13}
+WSL_FIX = "update NVIDIA's driver in Windows, then wsl --shutdown; or take an older image"
 FIX = "update NVIDIA's driver (Ubuntu: sudo ubuntu-drivers install; DGX Spark: its own update), or take an older image"
 
 
 def check(context: Context) -> Iterator[Finding]:
-    drivers = {gpu.driver for gpu in context.hardware.gpus}
+    drivers = {gpu.driver for gpu in context.hardware.gpus}  # one serves all cards
     if not drivers:
         raise Unavailable("no GPU")
     for driver in drivers:
         major = int(driver.split(".")[0]) if driver.split(".")[0].isdecimal() else 0
-        for service in context.settings.services:
+        for service in filter(IMAGE_KEYS.get, context.services):
             cuda = image_cuda(context, service)
             if cuda is None or not major:
                 yield Finding(
@@ -30,7 +31,7 @@ def check(context: Context) -> Iterator[Finding]:
                 )
             elif major < DRIVERS.get(cuda, DRIVERS[13]):
                 what = f"driver {driver} is older than CUDA {cuda} of {service}'s image needs ({DRIVERS.get(cuda, DRIVERS[13])})"
-                yield Finding("driver", "failure", what, "its programs will not find the GPU", FIX)
+                yield Finding("driver", "failure", what, "its programs will not find the GPU", WSL_FIX if context.hardware.wsl else FIX)
             else:
                 yield Finding("driver", "ok", f"{driver} serves CUDA {cuda} of {service}'s image")
 

@@ -20,5 +20,9 @@ def check(context: Context) -> Iterator[Finding]:
     if major.isdecimal() and int(major) < OLDEST:
         why = "older ones do not know the healthchecks' start_interval"
         yield Finding("engine", "failure", f"Docker {version} is older than {OLDEST}", why, "update Docker: docs.docker.com/engine/install")
+    elif context.remote:
+        why = "./vllm and the secret files are mounted from the disk of the machine that the engine runs on, and it has none of them"
+        fix = "clone the project there and run qmdctl there; for an engine here: docker context use default"
+        yield Finding("engine", "failure", f"the engine at {context.engine.host} runs on another machine", why, fix)
     else:
         yield Finding("engine", "ok", f"Docker {version} at {context.engine.host}")

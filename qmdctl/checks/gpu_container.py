@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qmdctl.checks.context import Context, Unavailable
+from qmdctl.checks.context import GPU_KEYS, Context, Unavailable
 from qmdctl.checks.finding import Finding
-from qmdctl.checks.gpu_host import KEYS
 from qmdctl.symptoms import match
 
 LIMIT_SECONDS = 60
@@ -19,7 +18,7 @@ def check(context: Context) -> Iterator[Finding]:
     service = next((name for name in ("embed", "vllm") if name in context.images), None)
     if service is None:
         raise Unavailable("neither image is here yet")
-    gpu = context.settings[KEYS[service]]
+    gpu = context.settings[GPU_KEYS[service]]
     command = [
         "docker",
         "run",
@@ -41,7 +40,7 @@ def check(context: Context) -> Iterator[Finding]:
     symptom = match("compose", said, context.settings)
     if symptom:
         yield Finding("gpu_container", "failure", symptom.cause, said[-1] if said else "", symptom.fix)
-    elif context.hardware.gpus:
+    elif not context.remote and context.hardware.gpus:
         what = f"the host sees {context.hardware.gpus[0].name}, a container does not"
         yield Finding("gpu_container", "failure", what, said[-1] if said else f"status {done.returncode}", RESTART)
     else:

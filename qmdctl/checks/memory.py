@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qmdctl.checks.context import Context
+from qmdctl.checks.context import GPU_KEYS, IMAGE_KEYS, Context, Unavailable
 from qmdctl.checks.finding import Finding
 from qmdctl.errors import QmdError
 from qmdctl.models.budget import make_budget, plan_from
@@ -12,17 +12,25 @@ from qmdctl.models.known import model_config
 
 
 def check(context: Context) -> Iterator[Finding]:
-    settings = context.settings
+    settings, hardware = context.settings, context.hardware
+    if context.gpu_mode and hardware.gpus and not hardware.unified:
+        for service in context.services:
+            if service in GPU_KEYS and hardware.gpu(settings[GPU_KEYS[service]]) is None:
+                raise Unavailable(f"the memory of {GPU_KEYS[service]}={settings[GPU_KEYS[service]]} is not known")
     try:
-        plan = plan_from(settings, cpu=settings.cpu)
-        budget = make_budget(plan, lambda model: model_config(model, context.hub_cache), context.hardware)
+        profiles = "generation" if "vllm" in context.services else ""
+        plan = plan_from({**settings, "COMPOSE_PROFILES": profiles}, cpu=settings.cpu)
+        budget = make_budget(plan, lambda model: model_config(model, context.hub_cache), hardware)
     except ValueError as error:
         yield Finding("memory", "failure", str(error), "", "correct it in .env", True)
         return
+    except (KeyError, OverflowError) as error:  # a DTYPE that is none, an infinite size: env_lint names them
+        raise Unavailable(f"the memory plan cannot be computed: {error}") from None
     except QmdError as error:
         yield Finding("memory", "warning", f"the memory plan cannot be computed: {error.message}", "", error.fix)
         return
-    running = [name for name, container in context.containers.items() if container.running] if not context.engine_error else []
+    there = {} if context.engine_error else context.containers
+    running = [name for name in IMAGE_KEYS if name in there and there[name].running]
     for problem in budget.problems:
         short = problem.message.startswith("Planned:")
         if short and running:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from qmdctl.checks.context import Context, Unavailable
+from qmdctl.checks.context import Context
 from qmdctl.checks.finding import Finding
 from qmdctl.errors import QmdError
 
@@ -15,9 +16,7 @@ LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp (proc(5))
 
 
 def check(context: Context) -> Iterator[Finding]:
-    if not context.local:
-        raise Unavailable("the engine runs on another machine")
-    for service in context.settings.services:
+    for service in context.services:
         if service not in KEYS:
             continue
         key = KEYS[service]
@@ -40,13 +39,13 @@ def check(context: Context) -> Iterator[Finding]:
 
 
 def free(port: int) -> bool:
-    """Whether 127.0.0.1:port can be listened on. A socket in TIME_WAIT does not count."""
+    """Whether nobody listens on 127.0.0.1:port. A socket in TIME_WAIT does not count; below 1024 Docker may what this user may not."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
     return True
 
 

@@ -18,7 +18,10 @@ def check(context: Context) -> Iterator[Finding]:
         yield Finding("toolkit", "ok", "Docker has the runtime nvidia")
     elif any(device.startswith("nvidia.com/gpu") for device in cdi):
         yield Finding("toolkit", "ok", "Docker knows the GPU by CDI")
-    elif shutil.which(HOOK):
+    elif context.desktop:
+        why = "Docker Desktop gives containers the GPU without it, where its settings and the driver of Windows allow it"
+        yield Finding("toolkit", "warning", "Docker knows no NVIDIA runtime", why, "where no container sees the GPU: update Docker Desktop")
+    elif not context.remote and shutil.which(HOOK):
         yield Finding("toolkit", "ok", f"{HOOK} is installed")
     else:
         fix = "install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker"

@@ -13,7 +13,7 @@ MONTHS = 18
 
 
 def check(context: Context, today: datetime | None = None) -> Iterator[Finding]:
-    if "vllm" not in context.settings.services:
+    if "vllm" not in context.services:
         raise Unavailable("vLLM does not run here")
     image = context.image("vllm")
     made = made_in(context, image)

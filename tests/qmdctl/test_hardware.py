@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from qmdctl import hardware
+from qmdctl.errors import MissingError
 from qmdctl.hardware import GPU_MISSING, find_gpus, find_hardware, read_meminfo
-from qmdctl.process import run
+from qmdctl.process import Completed, run
 from tests.qmdctl.machines import GIB, SPARK, card, machine, proc_folder, smi
 
 
@@ -40,6 +44,21 @@ def test_why_there_is_no_gpu_is_what_nvidia_smi_said(tmp_path: Path) -> None:
 def test_no_nvidia_smi_at_all() -> None:
     gpus, error = find_gpus(lambda command: run(["/nonexistent/nvidia-smi", *command[1:]]))
     assert gpus == () and error.startswith(GPU_MISSING)
+
+
+def test_under_wsl_nvidia_smi_need_not_be_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAKE: Windows' nvidia-smi."""
+
+    def runner(command: list[str]) -> Completed:
+        if command[0] == "nvidia-smi":
+            raise MissingError("nvidia-smi cannot be run: No such file or directory")
+        assert command[0] == str(tmp_path / "nvidia-smi")
+        return smi(card("NVIDIA GeForce RTX 4090", 24564))(command)
+
+    monkeypatch.setattr(hardware, "WSL_NVIDIA_SMI", str(tmp_path / "nvidia-smi"))
+    assert find_gpus(runner)[1].startswith(GPU_MISSING)
+    (tmp_path / "nvidia-smi").touch()
+    assert find_gpus(runner)[0][0].name == "NVIDIA GeForce RTX 4090"
 
 
 def test_wsl_is_told_by_the_kernel(tmp_path: Path) -> None:

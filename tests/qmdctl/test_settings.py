@@ -114,6 +114,15 @@ def test_other_keys_pass(folder: Path) -> None:
     assert settings["MY_OWN"] == "1"
 
 
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FTP_PROXY", "NO_PROXY"])
+def test_a_proxy_is_no_misspelling(folder: Path, name: str) -> None:
+    (folder / "compose.yaml").write_text("services: {embed: {environment: {HTTPS_PROXY: '${HTTPS_PROXY:-}', NO_PROXY: '${NO_PROXY:-}'}}}\n")
+    for spelling in (name, name.lower()):
+        assert load(folder, f"{spelling}=http://p:3128\n")[spelling] == "http://p:3128"
+    with pytest.raises(ConfigurationError, match="HTTPS_PROXI is not known"):
+        load(folder, "HTTPS_PROXI=http://p:3128\n")
+
+
 def test_bad_yaml_is_named_with_its_line(folder: Path) -> None:
     (folder / "compose.yaml").write_text("services:\n  embed: [\n")
     with pytest.raises(ConfigurationError, match=r"compose\.yaml, line 3") as caught:
