@@ -49,7 +49,7 @@ def pull(context: typer.Context, json_output: JsonOption = False) -> None:
         # Kept as an image of its own: a later build asks the registry for a base that only the build cache has.
         if "base" in planned["images"]:
             pull_image(engine, planned["images"]["base"], progress, settings)
-        build(compose, terminal)
+        build(compose, settings)
         return download(compose, models, progress) if models else []
 
     try:
@@ -87,7 +87,7 @@ def announce(settings: Settings, engine: Engine, models: list[str], terminal: Te
     return {"images": missing, "bytes": sizes, "total_bytes": known}
 
 
-def build(compose: Compose, terminal: Terminal) -> None:
+def build(compose: Compose, settings: Settings) -> None:
     """The embed image, built where its files changed. MissingError or QmdError with what the build said."""
     from qmdctl.errors import MissingError, QmdError
     from qmdctl.process import ProcessError
@@ -100,7 +100,7 @@ def build(compose: Compose, terminal: Terminal) -> None:
     if done.ok:
         return
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    symptom = match("compose", lines, {})
+    symptom = match("compose", lines, settings)
     if symptom:
         raise MissingError(f"The embed image could not be built: {symptom.cause}", symptom.fix)
     raise QmdError(f"The embed image could not be built: {lines[-1] if lines else ProcessError(done).message}", "its output is above")

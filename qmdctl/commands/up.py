@@ -59,7 +59,7 @@ def up(
         return
     try:
         if not skip_checks:
-            check_machine(settings, terminal, service)
+            check_machine(settings, terminal, services)
         built = bool(settings["EMBED_IMAGE"]) and engine.has_image(settings["EMBED_IMAGE"])
         if settings["EMBED_IMAGE"] and not built:
             terminal.note("The embed image is built first: once, some minutes and several GB of downloads.", "dim")
@@ -141,8 +141,8 @@ def _report(engine: Engine, settings: Settings, services: list[str], start: Star
     terminal.result(text, {**data, "seconds": round(start.total_seconds, 1), "phases": phases, "restarted": start.restarted})
 
 
-def check_machine(settings: Settings, terminal: Terminal, services: list[str] | None) -> None:
-    """The checks of `qmdctl doctor` for `services` (None: all): warnings are shown, a failure is raised, with the others as its details."""
+def check_machine(settings: Settings, terminal: Terminal, services: list[str]) -> None:
+    """The checks of `qmdctl doctor` for these services: warnings are shown, a failure is raised, with the others as its details."""
     from qmdctl.checks import Context, exit_code, run_checks
     from qmdctl.commands.doctor import as_line
     from qmdctl.errors import ConfigurationError, MissingError
