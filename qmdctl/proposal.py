@@ -10,8 +10,9 @@ from typing import Any
 from qmdctl.env_file import EnvFile
 from qmdctl.errors import QmdError
 from qmdctl.hardware import Hardware
-from qmdctl.models.budget import Budget, make_budget, plan_from
+from qmdctl.models.budget import make_budget, plan_from
 from qmdctl.models.known import model_config
+from qmdctl.models.plan import Budget
 from qmdctl.presets import Preset, choose_preset, find_preset, load_presets
 from qmdctl.terminal import human_bytes, table
 
