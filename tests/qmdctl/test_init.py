@@ -73,13 +73,34 @@ def test_unified_memory_gets_the_spark_preset(qmdctl: Run, clone: Path) -> None:
     answer = json.loads(qmdctl("-C", str(clone), "init", "--preset", "spark", "--json", **with_gpus(clone, SPARK)).stdout)
     assert answer["hardware"]["unified_memory"] is True
     assert answer["values"]["RERANK_MODEL"] == "Qwen/Qwen3-Reranker-4B"
-    assert answer["values"]["VLLM_GPU_MEMORY_UTILIZATION"] == "0.20"
 
 
 def test_two_equal_cards_take_one_service_each(qmdctl: Run, clone: Path) -> None:
     rows = [card("NVIDIA GeForce RTX 4090", 24564), card("NVIDIA GeForce RTX 4090", 24564, index=1)]
     qmdctl("-C", str(clone), "init", **with_gpus(clone, *rows))
     assert (values(clone)["EMBED_GPU"], values(clone)["VLLM_GPU"]) == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("mib", "gpus"),
+    [
+        ((2048, 24564), ("1", "1")),
+        ((24564, 12288), ("0", "0")),
+        ((2048, 24564, 24564), ("1", "2")),
+    ],
+)
+def test_of_different_cards_the_largest_is_named(qmdctl: Run, clone: Path, mib: tuple[int, ...], gpus: tuple[str, str]) -> None:
+    """The preset is the largest card's; without its number Docker would take GPU 0."""
+    rows = [card("NVIDIA card", size, index=index) for index, size in enumerate(mib)]
+    answer = json.loads(qmdctl("-C", str(clone), "init", "--json", **with_gpus(clone, *rows)).stdout)
+    assert (answer["preset"], answer["fits"]) == ("24", True)
+    assert (values(clone)["EMBED_GPU"], values(clone)["VLLM_GPU"]) == gpus
+    assert all(f"GPU {gpu} " in " ".join(answer["memory"]) for gpu in gpus)
+
+
+def test_a_single_card_that_is_not_gpu_0_is_named(qmdctl: Run, clone: Path) -> None:
+    qmdctl("-C", str(clone), "init", **with_gpus(clone, card("NVIDIA GeForce RTX 4090", 24564, index=1)))
+    assert (values(clone)["EMBED_GPU"], values(clone)["VLLM_GPU"]) == ("1", "1")
 
 
 def test_flags_win_and_generation_elsewhere_turns_vllm_off(qmdctl: Run, clone: Path, tmp_path: Path) -> None:
