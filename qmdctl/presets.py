@@ -13,7 +13,7 @@ from qmdctl.models.budget import RUNTIME, generate_need, make_budget, plan_from
 from qmdctl.models.known import model_config
 from qmdctl.models.plan import GB, GIB
 
-# What a desktop takes of the card that drives it (GNOME, Windows below WSL2), with a browser: about 1,000 MiB.
+# Left to a desktop on the same card: GNOME, or Windows below WSL2, takes about 1,000 MiB of it.
 DESKTOP_BYTES = 1_500 << 20
 OWN_SIZE = 0.1  # a machine within this share of a preset's memory is the one that the preset was made for
 
