@@ -23,7 +23,7 @@ def overcommit(place: Place, plan: Plan, measured: Budget, measure: Measure) -> 
         if _helps(changes, place, plan, measured, measure):
             values = " and ".join(f"{key}={value}" for key, value in changes.items())
             return Problem(next(iter(changes)), message, f"set {values} in .env, or {stop}choose smaller models (qmdctl init): {missing}")
-    largest = max(place.parts, key=lambda part: part.bytes).service
+    largest = max(((part.bytes, part.service) for part in place.parts), default=(0, "embed"))[1]
     keys = {"vllm": "VLLM_KV_CACHE_GB", "embed": "EMBED_MEMORY_GB"}
     none = "" if place.memory == "cpu" else f"; a lower {' or '.join(keys[part.service] for part in place.parts)} is not enough"
     setting = "VLLM_MODEL" if largest == "vllm" else "EMBED_MODEL"
