@@ -10,7 +10,12 @@ given twice), the line is refused, since the stack would see one value and anoth
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import re
+import shlex
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +23,8 @@ from qmdctl.errors import ConfigurationError
 
 KEY = re.compile(r"^(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)$")
 PLAIN = re.compile(r"^[A-Za-z0-9_./:@%+,=~^-]*$")
+SECRET_KEY = re.compile(r"(TOKEN|KEYS?|SECRET|PASSWORD)$", re.IGNORECASE)  # a key that ends in _FILE holds a path
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,50 @@ def read(path: Path) -> EnvFile:
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 (byte {error.start})", "save it as UTF-8") from None
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from None
+        raise refused(path, error, "read") from None
+
+
+def write(path: Path, text: str, owner: tuple[int, int] | None = None) -> None:
+    """Replace the file at once, so that a full disk leaves the old one. It keeps its mode and, where root writes, its owner.
+
+    `owner`: user and group that root gives it to. ConfigurationError when it cannot be written.
+    """
+    path = path.resolve()  # a link stays one
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        before = path.stat() if path.exists() else None
+        mode = stat.S_IMODE(before.st_mode) if before else 0o666
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        if before:
+            beside.chmod(mode)
+            owner = owner or (before.st_uid, before.st_gid)
+        if owner and os.geteuid() == 0:
+            os.chown(beside, *owner)
+        beside.replace(path)
+    except OSError as error:
+        raise refused(path, error, "written") from None
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def refused(path: Path, error: OSError, what: str) -> ConfigurationError:
+    """A file or folder that cannot be read or written, with the command that mends it: often root's, after a `sudo qmdctl init`."""
+    places = [str(place) for place in (path.parent, path) if os.path.exists(place)]
+    foreign = [place for place in places if os.stat(place).st_uid != os.geteuid()]
+    if isinstance(error, PermissionError) and foreign:
+        fix = f"sudo chown {os.geteuid()}:{os.getegid()} {shlex.join(foreign)}"
+    else:
+        fix = f"free some space: df -h {path.parent}" if error.errno in FULL else f"ls -ld {shlex.join(places)}"
+    return ConfigurationError(f"{path} cannot be {what}: {error.strerror}", fix)
+
+
+def shown(key: str, value: str) -> str:
+    """The value as it may be printed: not that of a key that looks like a secret."""
+    return "…" if value and SECRET_KEY.search(key) else value
 
 
 def parse(text: str, name: str = ".env") -> EnvFile:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from qmdctl.errors import ConfigurationError
-from qmdctl.hardware import Hardware
+from qmdctl.hardware import Gpu, Hardware
+from qmdctl.models.budget import RUNTIME, generate_need, make_budget, plan_from
+from qmdctl.models.known import model_config
+from qmdctl.models.plan import GB, GIB
 
-GIB = 1 << 30
-# A card's driver keeps some of it: an "8 GB" card shows 8,188 MiB, and 24 GB are 24,564.
-CARD_SHARE = 0.985
-SPARK_BYTES = 40 * 10**9  # from here on the three 4B models in bf16 (24 GB) fit with their caches
-FOUR_B_BYTES = 18 * 10**9  # Qwen3-4B in bf16 with 6 GB of KV cache, by the memory budget
+# Left to a desktop on the same card: GNOME, or Windows below WSL2, takes about 1,000 MiB of it.
+DESKTOP_BYTES = 1_500 << 20
+OWN_SIZE = 0.1  # a machine within this share of a preset's memory is the one that the preset was made for
 
 Seconds = dict[str, dict[str, float]]  # service → phase → seconds
 
@@ -55,23 +57,42 @@ def find_preset(name: str) -> Preset:
     return presets[name]
 
 
+def cards(hardware: Hardware) -> list[Gpu]:
+    """The GPUs with a memory of their own, the largest first."""
+    return sorted((gpu for gpu in hardware.gpus if not gpu.unified), key=lambda gpu: -(gpu.memory_bytes or 0))
+
+
 def choose_preset(hardware: Hardware) -> Preset:
-    """The largest that fits the machine's GPU (of several the largest card), or `cpu`."""
-    presets = load_presets()
-    if not hardware.gpus:
-        return presets["cpu"]
-    size = hardware.memory_bytes if hardware.unified else max(gpu.memory_bytes or 0 for gpu in hardware.gpus)
-    if size >= SPARK_BYTES:
-        return _scaled(presets["spark"], hardware, size)
-    for name in ("24", "16", "12", "8"):
-        if size >= presets[name].memory_gib * CARD_SHARE * GIB:
-            return presets[name]
+    """The largest that fits the machine's GPU by the memory budget, of several the largest card, or `cpu`.
+
+    By its size, not by what is free: the stack itself may run on it now.
+    """
+    size, presets = _size(hardware), load_presets()
+    if hardware.unified:
+        empty = replace(hardware, available_bytes=size)
+    else:
+        empty = replace(hardware, gpus=tuple(replace(card, free_bytes=max(size - DESKTOP_BYTES, 0)) for card in cards(hardware)[:1]))
+    for preset in presets.values():
+        if not preset.cpu and size:
+            scaled = scale(preset, hardware)
+            if not make_budget(plan_from(scaled.settings, cpu=False), model_config, empty).problems:
+                return scaled
     return presets["cpu"]
 
 
-def _scaled(preset: Preset, hardware: Hardware, size: int) -> Preset:
+def scale(preset: Preset, hardware: Hardware) -> Preset:
     """VLLM_GPU_MEMORY_UTILIZATION is a fraction of the device: what vLLM needs is another one on another size."""
-    if hardware.unified and size >= 0.9 * preset.memory_gib * GIB:
+    size = _size(hardware)
+    if preset.cpu or not size or abs(size / (preset.memory_gib * GIB) - 1) <= OWN_SIZE:
         return preset
-    settings = {**preset.settings, "VLLM_GPU_MEMORY_UTILIZATION": f"{FOUR_B_BYTES / size:.2f}"}
-    return replace(preset, settings=settings)
+    plan = plan_from(preset.settings, cpu=False)
+    need = sum(generate_need(plan, model_config(preset.settings["VLLM_MODEL"]))) + RUNTIME["vllm", "gpu"] + (plan.kv_cache_gb or 0) * GB
+    utilization = min(max(math.floor(100 * need / size) / 100, 0.01), 1.0)
+    return replace(preset, settings={**preset.settings, "VLLM_GPU_MEMORY_UTILIZATION": f"{utilization:.2f}"})
+
+
+def _size(hardware: Hardware) -> int:
+    """Bytes of the memory that the GPU has, of several cards the largest one; 0 where there is none."""
+    if hardware.unified:
+        return hardware.memory_bytes
+    return max((card.memory_bytes or 0 for card in cards(hardware)), default=0)

@@ -9,10 +9,11 @@ from typing import Any
 
 from qmdctl.env_file import EnvFile
 from qmdctl.errors import QmdError
-from qmdctl.hardware import Hardware
-from qmdctl.models.budget import Budget, make_budget, plan_from
+from qmdctl.hardware import Gpu, Hardware
+from qmdctl.models.budget import make_budget, plan_from
 from qmdctl.models.known import model_config
-from qmdctl.presets import Preset, choose_preset, find_preset, load_presets
+from qmdctl.models.plan import Budget
+from qmdctl.presets import Preset, cards, choose_preset, find_preset, load_presets, scale
 from qmdctl.terminal import human_bytes, table
 
 CPU_FILES = "compose.yaml:compose.cpu.yaml"
@@ -81,12 +82,11 @@ def propose(
     """`cpu`: None decides by the hardware. `chosen`: keys that the user gave, which win. ConfigurationError for an unknown preset."""
     if cpu is None:
         cpu = preset_name == "cpu" or (preset_name is None and not hardware.gpus)
-    preset = find_preset(preset_name) if preset_name else load_presets()["cpu"] if cpu else choose_preset(hardware)
+    preset = scale(find_preset(preset_name), hardware) if preset_name else load_presets()["cpu"] if cpu else choose_preset(hardware)
     cpu = cpu or preset.cpu
     values = {"COMPOSE_FILE": CPU_FILES if cpu else GPU_FILES, "COMPOSE_PROFILES": "generation", **preset.settings}
-    cards = sorted((gpu for gpu in hardware.gpus if not gpu.unified), key=lambda gpu: -(gpu.memory_bytes or 0))
-    if not cpu and len(cards) > 1 and cards[0].memory_bytes == cards[1].memory_bytes:
-        values |= {"EMBED_GPU": str(cards[0].index), "VLLM_GPU": str(cards[1].index)}
+    if not cpu:
+        values |= _placed(cards(hardware))
     values |= chosen
     if not values["COMPOSE_PROFILES"]:
         values.pop("VLLM_MODEL", None)
@@ -98,6 +98,17 @@ def propose(
     except (QmdError, ValueError) as error:
         return Proposal(preset, cpu, values, cleared, None, str(error))
     return Proposal(preset, cpu, values, cleared, budget)
+
+
+def _placed(largest_first: list[Gpu]) -> dict[str, str]:
+    """Two equal cards take one service each; else both are on the largest, which Docker has to be told where it is not the only one."""
+    if not largest_first:
+        return {}
+    first, second = largest_first[0], largest_first[:2][-1]
+    if second.memory_bytes != first.memory_bytes:
+        second = first
+    elsewhere = len(largest_first) > 1 or first.index != 0
+    return {"EMBED_GPU": str(first.index), "VLLM_GPU": str(second.index)} if elsewhere else {}
 
 
 def describe(hardware: Hardware) -> str:

@@ -17,10 +17,12 @@ def config(
 ) -> None:
     """Show what is in force, and from where.
 
-    A value comes from a default of the compose files, from .env, from the environment or from a flag; the later wins.
+    A value comes from a default of the compose files, from .env, from the environment or from a flag; the later wins. That of a key
+    that looks like a secret is not printed.
     """
     import difflib
 
+    from qmdctl.env_file import shown
     from qmdctl.errors import ConfigurationError
     from qmdctl.terminal import table
 
@@ -31,20 +33,21 @@ def config(
         if key not in settings:
             near = difflib.get_close_matches(key, settings, n=1)
             raise ConfigurationError(f"{key} is not a key of this stack", f"did you mean {near[0]}?" if near else "qmdctl config --all")
-        terminal.result(settings[key], {"key": key, "value": settings[key], "origin": settings.origin(key)})
+        value = shown(key, settings[key])
+        terminal.result(value, {"key": key, "value": value, "origin": settings.origin(key)})
         return
-    names = [name for name in settings if everything or settings[name]]
+    values = {name: shown(name, settings[name]) for name in settings if everything or settings[name]}
     data = {
         "project": str(settings.project.folder),
         "found_by": settings.project.found_by,
         "files": [str(file) for file in settings.files],
         "values": {
             name: {
-                "value": settings[name],
+                "value": value,
                 "origin": settings.origin(name),
                 "about": settings.keys_known[name].about if name in settings.keys_known else "",
             }
-            for name in names
+            for name, value in values.items()
         },
     }
     if not settings.project.env_path.exists():
@@ -52,4 +55,4 @@ def config(
     terminal.note(
         f"Project {settings.project.folder} ({settings.project.found_by}); files {', '.join(f.name for f in settings.files)}", "dim"
     )
-    terminal.result(table([[n, settings[n], settings.origin(n)] for n in names], ["KEY", "VALUE", "FROM"]), data)
+    terminal.result(table([[n, value, settings.origin(n)] for n, value in values.items()], ["KEY", "VALUE", "FROM"]), data)

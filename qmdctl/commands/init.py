@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
+import resource
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     from qmdctl.env_file import EnvFile
     from qmdctl.hardware import Hardware
     from qmdctl.project import Project
-    from qmdctl.proposal import Proposal
     from qmdctl.terminal import Terminal
 
-SECRET_KEY = re.compile(r"(TOKEN|KEYS?|SECRET|PASSWORD)$")
 SECRET_FILES = {"HF_TOKEN_FILE": "hf_token", "API_KEYS_FILE": "api_keys"}
 
 
@@ -68,8 +66,9 @@ def init(
     if hf_cache is not None:
         chosen["HF_CACHE_DIR"] = str(folder_of(hf_cache))
     sources = secret_sources(project, hf_token_file, api_key)
-    chosen |= {key: f"./secrets/{SECRET_FILES[key]}" for key in sources}
-    chosen |= owner()
+    named = {*sources, "API_KEYS_FILE"} if api_key else set(sources)
+    chosen |= {key: f"./secrets/{name}" for key, name in SECRET_FILES.items() if key in named}
+    chosen |= container_user(terminal)
     proposal = propose(
         hardware, preset, cpu=True if cpu else None, chosen=chosen, hub_cache=folder_of(hf_cache) / "hub" if hf_cache is not None else None
     )
@@ -83,14 +82,15 @@ def init(
     replaced = [f"secrets/{SECRET_FILES[key]}" for key in sources if secret_there(project, key) is not None]
     if changed or replaced:
         confirm(terminal, project, before if existing else None, file, replaced, yes)
+    made = write_secrets(project, sources)
     if changed:
-        project.env_path.write_text(file.render(), encoding="utf-8")
-    made = write_secrets(project, sources, proposal)
+        env_file.write(project.env_path, file.render(), sudo_user())
     written = [*([str(project.env_path)] if changed else []), *map(str, made)]
     data = {"hardware": hardware_payload(hardware), **proposal.payload(), "changed": changed, "written": written}
     terminal.result(f"Written: {', '.join(written)}. Next: qmdctl up" if written else ".env is as proposed already. Next: qmdctl up", data)
-    if api_key and "API_KEYS_FILE" in sources:
-        terminal.note(f"The key is in {project.folder / 'secrets' / 'api_keys'}; give it to the clients.")
+    if api_key:
+        there = "The key is in" if "API_KEYS_FILE" in sources else "A key was there and is kept:"
+        terminal.note(f"{there} {project.folder / 'secrets' / 'api_keys'}; give it to the clients.")
 
 
 def ask_preset(hardware: Hardware, cpu: bool) -> str:
@@ -129,10 +129,39 @@ def folder_of(path: Path) -> Path:
     return folder
 
 
-def owner() -> dict[str, str]:
-    """The user that the containers run as: who runs this, behind sudo too. Root's own stack runs as 1000."""
-    uid, gid = int(os.environ.get("SUDO_UID") or os.getuid()), int(os.environ.get("SUDO_GID") or os.getgid())
-    return {"QMD_UID": str(uid or 1000), "QMD_GID": str(gid or 1000)}
+def sudo_user() -> tuple[int, int] | None:
+    """User and group of who called sudo; None without it."""
+    if os.geteuid() != 0 or not os.environ.get("SUDO_UID"):
+        return None
+    return int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID") or os.environ["SUDO_UID"])
+
+
+def owner() -> tuple[int, int]:
+    """The owner of the key files: who runs this, behind sudo too. Root's own stack runs as 1000."""
+    uid, gid = sudo_user() or (os.getuid(), os.getgid())
+    return uid or 1000, gid or 1000
+
+
+def container_user(terminal: Terminal) -> dict[str, str]:
+    """The user that the containers run as, who has to read the key files: their owner as the engine numbers users."""
+    uid, gid = owner()
+    if not rootless():
+        return {"QMD_UID": str(uid), "QMD_GID": str(gid)}
+    terminal.note("Docker runs rootless: its user 0 is you, any other owns none of your files. So QMD_UID and QMD_GID are 0.")
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+    # A rootless engine may not raise it.
+    return {"QMD_UID": "0", "QMD_GID": "0"} | ({} if limit == resource.RLIM_INFINITY else {"MEMLOCK_BYTES": str(limit)})
+
+
+def rootless() -> bool:
+    """Whether the engine runs without root; where none answers that is not known, and it is taken for one of root's."""
+    from qmdctl.engine import Engine
+    from qmdctl.errors import QmdError
+
+    try:
+        return "name=rootless" in (Engine.connect().info().get("SecurityOptions") or [])
+    except (QmdError, OSError):  # requests' errors are OSErrors
+        return False
 
 
 def secret_sources(project: Project, hf_token_file: Path | None, api_key: bool) -> dict[str, str]:
@@ -150,17 +179,24 @@ def secret_sources(project: Project, hf_token_file: Path | None, api_key: bool) 
         if not token:
             raise ConfigurationError(f"--hf-token-file: {hf_token_file} is empty", "name a file with the token alone")
         sources["HF_TOKEN_FILE"] = token + "\n"
-    if api_key and not (project.folder / "secrets" / "api_keys").exists():
+    keys = (secret_there(project, "API_KEYS_FILE") or "").splitlines() if api_key else []
+    if api_key and not any(line.strip() and not line.strip().startswith("#") for line in keys):
         sources["API_KEYS_FILE"] = secrets.token_urlsafe(32) + "\n"
     return sources
 
 
 def secret_there(project: Project, key: str) -> str | None:
-    """The key file's content, None where there is none."""
+    """The key file's content, None where there is none or it is empty. ConfigurationError where it cannot be read."""
+    from qmdctl.env_file import refused
+
+    path = project.folder / "secrets" / SECRET_FILES[key]
     try:
-        return (project.folder / "secrets" / SECRET_FILES[key]).read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace")
+        return text if text.strip() else None
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise refused(path, error, "read") from None
 
 
 def confirm(terminal: Terminal, project: Project, before: str | None, file: EnvFile, replaced: list[str], yes: bool) -> None:
@@ -189,25 +225,33 @@ def confirm(terminal: Terminal, project: Project, before: str | None, file: EnvF
 
 def redacted(text: str) -> list[str]:
     """The lines, without the values of keys that look like secrets."""
-    lines = []
-    for line in text.splitlines():
-        key, equals, value = line.partition("=")
-        lines.append(f"{key}=…" if equals and value and SECRET_KEY.search(key) else line)
-    return lines
+    from qmdctl.env_file import shown
+
+    parts = (line.partition("=") for line in text.splitlines())
+    return [f"{key}{equals}{shown(key, value)}" for key, equals, value in parts]
 
 
-def write_secrets(project: Project, sources: dict[str, str], proposal: Proposal) -> list[Path]:
-    """The key files, readable by their owner alone, who is the containers' user."""
-    made = []
-    folder = project.folder / "secrets"
-    folder.mkdir(exist_ok=True)
-    for key, content in sources.items():
-        path = folder / SECRET_FILES[key]
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(content)
-        path.chmod(0o600)
-        if os.getuid() == 0:
-            os.chown(path, int(proposal.values["QMD_UID"]), int(proposal.values["QMD_GID"]))
-        made.append(path)
+def write_secrets(project: Project, sources: dict[str, str]) -> list[Path]:
+    """The key files, readable by their owner alone. ConfigurationError where they cannot be written."""
+    from qmdctl.env_file import refused
+
+    made: list[Path] = []
+    path = folder = project.folder / "secrets"
+    caller = sudo_user()
+    try:
+        if not folder.exists():
+            folder.mkdir()
+            if caller:
+                os.chown(folder, *caller)
+        for key, content in sources.items():
+            path = folder / SECRET_FILES[key]
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                out.write(content)
+            path.chmod(0o600)
+            if os.geteuid() == 0:
+                os.chown(path, *owner())
+            made.append(path)
+    except OSError as error:
+        raise refused(path, error, "written") from None
     return made

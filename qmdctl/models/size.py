@@ -14,24 +14,43 @@ Config = Mapping[str, Any]
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "half": 2, "float": 4}
 DECODERS = frozenset({"qwen2", "qwen3", "llama", "mistral"})
 ENCODERS = frozenset({"bert", "roberta", "xlm-roberta"})
+# GPT-2's names, which nomic-embed-text publishes.
+OTHER_NAMES = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "intermediate_size": "n_inner",
+}
 
 
 def parameters(config: Config) -> tuple[int, int]:
     """(parameters of the linear layers of the blocks, all others). Quantisation stores the first in fewer bits.
 
-    Raises ConfigurationError for an architecture that is not known here.
+    Raises ConfigurationError for an architecture that is not known here, and for a field that is missing.
     """
     kind = str(config.get("model_type", ""))
-    try:
-        if kind in DECODERS:
-            return _decoder(config)
-        if kind in ENCODERS:
-            return _encoder(config)
-        if kind == "nomic_bert":
-            return _nomic(config)
-    except KeyError as error:
-        raise ConfigurationError(f"its config.json has no {error.args[0]}", "choose another model") from None
+    if kind in DECODERS:
+        return _decoder(config)
+    if kind in ENCODERS:
+        return _encoder(config)
+    if kind == "nomic_bert":
+        return _nomic(config)
     raise ConfigurationError(f"the size of an architecture {kind!r} is not known", "give the memory figures by hand in .env")
+
+
+def number(config: Config, key: str) -> int:
+    """A field that sizes follow from. ConfigurationError, which names it, where it is missing or no number."""
+    value = config.get(key) or config.get(OTHER_NAMES.get(key, key))
+    if isinstance(value, int) and value > 0:
+        return value
+    raise ConfigurationError(f"its config.json has no {key}", "choose another model")
+
+
+def type_bytes(dtype: str) -> int:
+    """Bytes of one number. ConfigurationError for a type that is not in BYTES."""
+    if dtype not in BYTES:
+        raise ConfigurationError(f"{dtype!r} is not a precision that is known here", f"choose one of {', '.join(BYTES)}")
+    return BYTES[dtype]
 
 
 def weight_bytes(config: Config, dtype: str = "bfloat16") -> int:
@@ -41,7 +60,7 @@ def weight_bytes(config: Config, dtype: str = "bfloat16") -> int:
     `bits`; block FP8 takes a byte and a scale of 4 bytes per block of 128 × 128 (the formats' documentation).
     """
     linear, other = parameters(config)
-    width = BYTES[dtype]
+    width = type_bytes(dtype)
     quantization = config.get("quantization_config")
     if not isinstance(quantization, Mapping):
         return (linear + other) * width
@@ -58,13 +77,15 @@ def weight_bytes(config: Config, dtype: str = "bfloat16") -> int:
 
 def kv_bytes_per_token(config: Config, dtype: str = "bfloat16") -> int:
     """layers × 2 (keys and values) × key/value heads × head dimension × bytes of the type."""
-    heads = int(config["num_attention_heads"])
-    kv_heads = int(config.get("num_key_value_heads") or heads)
-    return int(config["num_hidden_layers"]) * 2 * kv_heads * head_dimension(config) * BYTES[dtype]
+    return number(config, "num_hidden_layers") * 2 * key_value_heads(config) * head_dimension(config) * type_bytes(dtype)
+
+
+def key_value_heads(config: Config) -> int:
+    return int(config.get("num_key_value_heads") or number(config, "num_attention_heads"))
 
 
 def head_dimension(config: Config) -> int:
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    return int(config.get("head_dim") or number(config, "hidden_size") // number(config, "num_attention_heads"))
 
 
 def activation_bytes(config: Config, tokens: int, dtype: str = "bfloat16") -> int:
@@ -73,18 +94,17 @@ def activation_bytes(config: Config, tokens: int, dtype: str = "bfloat16") -> in
     Per position: the residual, its normalised copy and a block's output (3 × hidden), queries, keys, values and the attention's output
     (2 × heads and 2 × key/value heads, each × head dimension), and the gate, the up projection and their product (3 × intermediate).
     """
-    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    kv_heads = int(config.get("num_key_value_heads") or heads)
-    width = 3 * hidden + 2 * (heads + kv_heads) * head_dimension(config) + 3 * int(config["intermediate_size"])
-    return tokens * width * BYTES[dtype]
+    heads = number(config, "num_attention_heads") + key_value_heads(config)
+    width = 3 * number(config, "hidden_size") + 2 * heads * head_dimension(config) + 3 * number(config, "intermediate_size")
+    return tokens * width * type_bytes(dtype)
 
 
 def _decoder(config: Config) -> tuple[int, int]:
-    hidden, layers, vocabulary = (int(config[key]) for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
-    heads, kind = int(config["num_attention_heads"]), str(config["model_type"])
-    kv_heads, head = int(config.get("num_key_value_heads") or heads), head_dimension(config)
+    hidden, layers, vocabulary = (number(config, key) for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
+    heads, kind = number(config, "num_attention_heads"), str(config["model_type"])
+    kv_heads, head = key_value_heads(config), head_dimension(config)
     projections = hidden * head * (2 * heads + 2 * kv_heads)
-    linear = layers * (projections + 3 * hidden * int(config["intermediate_size"]))
+    linear = layers * (projections + 3 * hidden * number(config, "intermediate_size"))
     norms = layers * 2 * hidden + hidden
     if kind == "qwen3":
         norms += layers * 2 * head
@@ -99,11 +119,11 @@ def _decoder(config: Config) -> tuple[int, int]:
 
 
 def _encoder(config: Config) -> tuple[int, int]:
-    hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
-    inner = int(config["intermediate_size"])
+    hidden, layers = number(config, "hidden_size"), number(config, "num_hidden_layers")
+    inner = number(config, "intermediate_size")
     linear = layers * (4 * hidden * hidden + 2 * hidden * inner)
     per_layer = 4 * hidden + hidden + inner + 4 * hidden  # biases, two layer norms
-    rows = int(config["vocab_size"]) + int(config["max_position_embeddings"]) + int(config.get("type_vocab_size", 2))
+    rows = number(config, "vocab_size") + number(config, "max_position_embeddings") + int(config.get("type_vocab_size", 2))
     other = rows * hidden + 2 * hidden + layers * per_layer
     architecture = str((config.get("architectures") or [""])[0])
     if architecture.endswith("ForSequenceClassification"):
@@ -116,9 +136,9 @@ def _encoder(config: Config) -> tuple[int, int]:
 
 
 def _nomic(config: Config) -> tuple[int, int]:
-    """nomic-embed-text: rotary positions, SwiGLU, no biases. Its older config.json uses GPT-2's names."""
-    hidden, layers = int(config.get("hidden_size") or config["n_embd"]), int(config.get("num_hidden_layers") or config["n_layer"])
-    inner = int(config.get("intermediate_size") or config["n_inner"])
+    """nomic-embed-text: rotary positions, SwiGLU, no biases."""
+    hidden, layers = number(config, "hidden_size"), number(config, "num_hidden_layers")
+    inner = number(config, "intermediate_size")
     linear = layers * (4 * hidden * hidden + 3 * hidden * inner)
-    rows = int(config["vocab_size"]) + int(config.get("type_vocab_size", 2))
+    rows = number(config, "vocab_size") + int(config.get("type_vocab_size", 2))
     return linear, rows * hidden + 2 * hidden + layers * 4 * hidden

@@ -67,6 +67,16 @@ def test_config_shows_values_and_where_they_come_from(qmdctl: Run, folder: Path)
     assert "EMBED_PORT" in done.stderr
 
 
+def test_config_does_not_print_a_secret_that_stands_in_env_by_mistake(qmdctl: Run, folder: Path) -> None:
+    (folder / ".env").write_text("HF_TOKEN=hf_abc\nMY_PASSWORD=hf_abc\nHF_TOKEN_FILE=./secrets/hf_token\n")
+    said = [qmdctl("config", *arguments, cwd=folder) for arguments in ([], ["--json"], ["HF_TOKEN"], ["HF_TOKEN", "--json"])]
+    assert all(done.returncode == 0 and "hf_abc" not in done.stdout + done.stderr for done in said)
+    values = json.loads(said[1].stdout)["values"]
+    assert (values["HF_TOKEN"]["value"], values["HF_TOKEN_FILE"]["value"]) == ("…", "./secrets/hf_token")
+    assert said[2].stdout == "…\n"
+    assert qmdctl("config", "HF_TOKEN_FILE", cwd=folder).stdout == "./secrets/hf_token\n"
+
+
 def test_the_last_project_is_used_from_anywhere_and_named(qmdctl: Run, folder: Path, tmp_path: Path) -> None:
     assert qmdctl("--project", str(folder), "config", "EMBED_PORT").stdout == "8001\n"
     done = qmdctl("config", "EMBED_PORT", cwd=tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -156,3 +158,39 @@ def test_a_file_that_is_not_utf8_or_has_a_bom_is_named(tmp_path: Path) -> None:
         env_file.read(path)
     path.write_bytes("\ufeffA=1\n".encode())
     assert "byte order mark" in env_file.read(path).problems[0].message
+
+
+def test_a_file_is_replaced_with_its_mode_and_a_link_stays_one(tmp_path: Path) -> None:
+    path, link = tmp_path / "real", tmp_path / ".env"
+    env_file.write(path, "A=1\n")
+    path.chmod(0o600)
+    link.symlink_to(path)
+    env_file.write(link, "A=2\n")
+    assert (link.is_symlink(), path.read_text(), path.stat().st_mode & 0o777) == (True, "A=2\n", 0o600)
+    assert sorted(os.listdir(tmp_path)) == [".env", "real"]
+
+
+def test_a_disk_that_is_full_leaves_the_old_file(tmp_path: Path) -> None:
+    """A limit on a file's size stops the write halfway, as a full disk does."""
+    path = tmp_path / ".env"
+    env_file.write(path, "A=1\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+    try:
+        with pytest.raises(ConfigurationError, match="cannot be written: File too large"):
+            env_file.write(path, "A=1\n" * 1_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == "A=1\n"
+    assert os.listdir(tmp_path) == [".env"]
+
+
+@pytest.mark.parametrize("key", ["HF_TOKEN", "API_KEY", "API_KEYS", "MY_SECRET", "db_password"])
+def test_what_looks_like_a_secret_is_not_shown(key: str) -> None:
+    assert env_file.shown(key, "very-secret") == "…"
+    assert env_file.shown(key, "") == ""
+
+
+@pytest.mark.parametrize("key", ["HF_TOKEN_FILE", "API_KEYS_FILE", "MAX_BATCH_TOKENS", "TOKENIZER_THREADS"])
+def test_paths_of_secrets_and_counts_of_tokens_are_shown(key: str) -> None:
+    assert env_file.shown(key, "./secrets/hf_token") == "./secrets/hf_token"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from qmdctl.hardware import Hardware
-from qmdctl.models.budget import GB, GIB, Budget, Plan, make_budget, plan_from
+from qmdctl.errors import ConfigurationError
+from qmdctl.hardware import Gpu, Hardware
+from qmdctl.models.budget import make_budget, plan_from
 from qmdctl.models.known import model_config
+from qmdctl.models.plan import GB, GIB, Budget, Plan
 from tests.qmdctl.machines import SPARK, card, machine
 
 FOUR = Plan("Qwen/Qwen3-Embedding-4B", "Qwen/Qwen3-Reranker-4B", "Qwen/Qwen3-4B", embed_memory_gb=24, kv_cache_gb=6)
@@ -31,7 +36,7 @@ def test_a_spark_that_others_use_is_not_started_on(tmp_path: Path) -> None:
     (problem,) = budget(FOUR, machine(tmp_path, SPARK, total_gib=121.7, available_gib=31)).problems
     assert problem.message.startswith("Planned: embed 24.6 + vllm 26.1 + reserve 12.9 = 63.6 GB; available on NVIDIA GB10")
     assert "33.3 GB. Not starting" in problem.message
-    assert "VLLM_GPU_MEMORY_UTILIZATION" in problem.fix and "30.3 GB are missing" in problem.fix
+    assert problem.fix.startswith("stop what uses the memory, or choose smaller models (qmdctl init): 30.3 GB are missing")
 
 
 def test_three_4b_models_do_not_fit_a_card_of_24_gb(tmp_path: Path) -> None:
@@ -91,6 +96,99 @@ def test_on_a_cpu_float32_is_counted(tmp_path: Path) -> None:
     assert not budget(plan_from({"MAX_BATCH_TOKENS": "4096"}, cpu=True), machine(tmp_path, total_gib=24, available_gib=22)).problems
 
 
-def test_a_value_that_is_no_number_is_named() -> None:
-    with pytest.raises(ValueError, match="EMBED_MEMORY_GB=plenty is not a number"):
-        plan_from({"EMBED_MEMORY_GB": "plenty"}, cpu=False)
+@pytest.mark.parametrize("text", ["plenty", "inf", "-inf", "nan", "1e999"])
+@pytest.mark.parametrize("key", ["EMBED_MEMORY_GB", "VLLM_GPU_MEMORY_UTILIZATION", "VLLM_KV_CACHE_GB", "VLLM_MAX_MODEL_LEN"])
+def test_a_value_that_is_no_number_is_named(key: str, text: str) -> None:
+    with pytest.raises(ValueError, match=f"{key}={text} is not a number"):
+        plan_from({key: text}, cpu=False)
+
+
+@pytest.mark.parametrize("dtype", ["half", "float16", "float", "float32", "bfloat16", "auto"])
+def test_a_precision_of_vllm_is_counted(dtype: str, tmp_path: Path) -> None:
+    spark = machine(tmp_path, SPARK, total_gib=121.7, available_gib=112)
+    assert not budget(plan_from({"VLLM_DTYPE": dtype, "VLLM_KV_CACHE_GB": "6"}, cpu=False), spark).problems
+
+
+@pytest.mark.parametrize(("key", "dtype"), [("DTYPE", "fp16"), ("DTYPE", "half"), ("VLLM_DTYPE", "fp16")])
+def test_a_precision_that_the_service_refuses_is_named(key: str, dtype: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{key}={dtype} is not a precision") as caught:
+        budget(plan_from({key: dtype}, cpu=False), machine(tmp_path, SPARK, total_gib=121.7, available_gib=112))
+    assert caught.value.fix.startswith(f"set {key} to auto, bfloat16")
+
+
+def suggested(made: Budget) -> dict[str, str]:
+    """The KEY=value of every fix."""
+    return {key: value for problem in made.problems for key, value in re.findall(r"([A-Z_]+)=([0-9.]+)", problem.fix)}
+
+
+MODELS = ("Qwen/Qwen3-Embedding-4B", "Qwen/Qwen3-Embedding-0.6B", "Qwen/Qwen3-4B", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B")
+SIZES = st.integers(1, 400).map(lambda tenths: f"{tenths / 10:g}")
+
+
+@given(
+    values=st.fixed_dictionaries(
+        {"EMBED_MODEL": st.sampled_from(MODELS), "RERANK_MODEL": st.sampled_from(MODELS), "VLLM_MODEL": st.sampled_from(MODELS)},
+        optional={
+            "EMBED_MEMORY_GB": SIZES,
+            "VLLM_KV_CACHE_GB": SIZES,
+            "VLLM_GPU_MEMORY_UTILIZATION": st.integers(1, 100).map(lambda percent: f"{percent / 100:g}"),
+            "VLLM_MAX_MODEL_LEN": st.sampled_from(["2048", "4096", "32768"]),
+            "VLLM_GPU": st.just("1"),
+            "COMPOSE_PROFILES": st.just(""),
+        },
+    ),
+    mib=st.integers(8_000, 130_000),
+    used=st.floats(0, 0.8),
+    unified=st.booleans(),
+)
+def test_a_figure_that_is_suggested_helps(values: dict[str, str], mib: int, used: float, unified: bool) -> None:
+    """With every figure that was named nothing is wrong any more but what was to be mended otherwise: by smaller models."""
+    size = mib << 20
+    own = None if unified else size
+    cards = tuple(
+        Gpu(i, f"GPU-{i}", "NVIDIA GB10" if unified else "NVIDIA card", own, own and int(size * (1 - used)), "580", (8, 9)) for i in (0, 1)
+    )
+    box = Hardware("Linux", "amd64", size, int(size * (1 - used)), False, cards)
+    made = budget(plan_from(values, cpu=False), box)
+    after = budget(plan_from({**values, **suggested(made)}, cpu=False), box)
+    assert not suggested(after)
+    for problem in (one for one in made.problems if not re.search("[A-Z]=[0-9]", one.fix)):
+        assert "smaller" in problem.fix
+    assert len(after.problems) == sum(not re.search("[A-Z]=[0-9]", problem.fix) for problem in made.problems)
+
+
+def on_a_card(values: dict[str, str], mib: int, used_mib: int) -> Budget:
+    free = (mib - used_mib) << 20
+    box = Hardware("Linux", "amd64", 64 * GIB, 60 * GIB, False, (Gpu(0, "GPU-0", "NVIDIA card", mib << 20, free, "580", (8, 9)),))
+    return budget(plan_from(values, cpu=False), box)
+
+
+SMALL = {"EMBED_MODEL": "Qwen/Qwen3-Embedding-0.6B", "RERANK_MODEL": "Qwen/Qwen3-Reranker-0.6B", "VLLM_MODEL": "Qwen/Qwen3-4B"}
+
+
+@pytest.mark.parametrize(
+    ("figures", "used_mib", "fix"),
+    [
+        (("3.6", "1.5", "0.80"), 1_200, "set VLLM_GPU_MEMORY_UTILIZATION=0.66 in .env"),  # the fraction is more than vLLM needs
+        (("3.6", "1.5", "0.48"), 2_000, "set VLLM_KV_CACHE_GB=0.9 in .env"),  # the fraction has no effect
+        (("3.6", "1.5", "0.80"), 2_000, "set VLLM_GPU_MEMORY_UTILIZATION=0.61 and VLLM_KV_CACHE_GB=0.9 in .env"),
+        (("3.6", "0.7", "0.48"), 2_500, "set EMBED_MEMORY_GB=3.3 in .env"),  # a smaller KV cache would not hold a text
+        (("3.1", "0.7", "0.48"), 3_500, "stop what uses the memory, or choose smaller models"),
+    ],
+)
+def test_the_figure_that_binds_is_named(figures: tuple[str, str, str], used_mib: int, fix: str) -> None:
+    keys = ("EMBED_MEMORY_GB", "VLLM_KV_CACHE_GB", "VLLM_GPU_MEMORY_UTILIZATION")
+    (problem,) = on_a_card({**SMALL, **dict(zip(keys, figures, strict=True))}, 16_376, used_mib).problems
+    assert problem.fix.startswith(fix), problem.fix
+
+
+def test_a_card_that_is_too_small_for_the_models_is_not_told_to_stop_others() -> None:
+    (problem,) = on_a_card({**SMALL, "VLLM_KV_CACHE_GB": "1"}, 8_192, 300).problems
+    assert problem.fix.startswith("choose smaller models (qmdctl init)")
+    assert "stop" not in problem.fix
+
+
+def test_a_model_larger_than_the_card_is_not_told_to_take_a_larger_fraction() -> None:
+    fixes = [problem.fix for problem in on_a_card({**SMALL, "VLLM_GPU_MEMORY_UTILIZATION": "0.9"}, 8_192, 300).problems]
+    assert fixes[0] == "choose a smaller VLLM_MODEL"
+    assert not any("UTILIZATION=" in fix for fix in fixes)

@@ -77,3 +77,36 @@ def test_activations_grow_with_tokens_and_precision() -> None:
     config = KNOWN["Qwen/Qwen3-4B"]
     assert activation_bytes(config, 2_000) == 2 * activation_bytes(config, 1_000)
     assert activation_bytes(config, 1_000, "float32") == 2 * activation_bytes(config, 1_000)
+
+
+# The sizes in the config.json that the hub serves for nomic-embed-text-v1.5.
+NOMIC_PUBLISHED = {
+    "model_type": "nomic_bert",
+    "architectures": ["NomicBertModel"],
+    "n_embd": 768,
+    "n_head": 12,
+    "n_inner": 3072,
+    "n_layer": 12,
+    "n_positions": 8192,
+    "type_vocab_size": 2,
+    "vocab_size": 30528,
+}
+
+
+def test_gpt2s_names_are_read_as_the_others() -> None:
+    known = KNOWN["nomic-ai/nomic-embed-text-v1.5"]
+    assert parameters(NOMIC_PUBLISHED) == parameters(known)
+    assert activation_bytes(NOMIC_PUBLISHED, 1_000) == activation_bytes(known, 1_000)
+    assert kv_bytes_per_token(NOMIC_PUBLISHED) == kv_bytes_per_token(known)
+
+
+@pytest.mark.parametrize("value", [None, "768", 0])
+def test_a_field_that_is_no_number_is_named(value: object) -> None:
+    config = {**NOMIC_PUBLISHED, "n_embd": value}
+    with pytest.raises(ConfigurationError, match="no hidden_size"):
+        activation_bytes(config, 1_000)
+
+
+def test_a_precision_that_is_not_known_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="'fp16' is not a precision"):
+        weight_bytes(KNOWN["Qwen/Qwen3-4B"], "fp16")
