@@ -114,14 +114,16 @@ class Engine:
         return True
 
     def logs(self, container: Container, *, tail: int = 200, since: datetime | None = None) -> list[str]:
-        """The last lines of its log, both streams in order, without timestamps."""
-        from docker.errors import NotFound
+        """The last lines of its log, both streams in order, without timestamps; of one that is gone, or going, none."""
+        from docker.errors import APIError
 
         with answering():
             try:
                 raw = self.client.api.logs(container.id, stdout=True, stderr=True, tail=tail, since=since)
-            except NotFound:
-                return []
+            except APIError as error:
+                if error.is_client_error():
+                    return []
+                raise
         return raw.decode("utf-8", "replace").splitlines()
 
 
