@@ -52,7 +52,7 @@ def running(hub: FakeHub, home: Path) -> Iterator[tuple[subprocess.Popen[str], P
     }  # fmt: skip
     log = home / "log"
     with log.open("w") as out:
-        command = [os.environ.get("QMD_TEST_PYTHON") or sys.executable, "-c", PROGRAM]
+        command = [sys.executable, "-c", PROGRAM]
         process = subprocess.Popen(command, env={**environment, **hub.environment(home)}, stdout=subprocess.PIPE, stderr=out, text=True)
         try:
             yield process, log
