@@ -7,11 +7,14 @@ being refused (they give up for good after 4 s of refusals).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import socket
 import sys
 
 from embed_service import __version__
+
+CA_FILE = "/run/secrets/ca"  # of a proxy that looks into TLS; empty where the stack's .env names none
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,10 +47,19 @@ def _bind() -> socket.socket:
     return sock
 
 
-def main(argv: list[str] | None = None) -> int:
+def _trust(ca_file: str) -> None:
+    """For every HTTP client that is imported after this. What is set already is left as it is."""
+    with contextlib.suppress(OSError):
+        if os.stat(ca_file).st_size:
+            for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+                os.environ[name] = os.environ.get(name) or ca_file
+
+
+def main(argv: list[str] | None = None, ca_file: str = CA_FILE) -> int:
     """The exit status: 0, 1 when a download failed, 2 for unusable settings, 3 when `check` finds something missing."""
     arguments = _parser().parse_args(argv)
     sock = _bind() if arguments.command == "serve" else None
+    _trust(ca_file)
 
     from embed_service.errors import SettingsError
     from embed_service.settings import load_settings

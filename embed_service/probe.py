@@ -29,13 +29,18 @@ def ask(port: str) -> dict[str, Any]:
 
 
 def report(body: dict[str, Any]) -> dict[str, Any]:
-    """The line's content, in the form that the other service's healthcheck has as well."""
+    """The line's content, in the form that the other service's healthcheck has as well.
+
+    A network that breaks in the middle of a download is a download that stalls: it goes on by itself.
+    """
     status = body["status"]
     line = {"status": status, "phase": "ready" if status == "ok" else body.get("phase", "starting")}
     progress = body.get("progress") or {}
+    if body.get("error_code") == "offline" and progress.get("total_bytes", 0) > 0:
+        line = {"status": "loading", "phase": "downloading"}
     if line["phase"] == "downloading":
         line |= {name: progress.get(name, 0) for name in ("done_bytes", "total_bytes", "stalled_seconds")}
-    if status == "error":
+    if line["status"] == "error":
         line["error"] = body.get("error", "")
     return line
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 from collections.abc import Callable, Mapping
@@ -47,7 +48,7 @@ def kv_cache_bytes(environment: Mapping[str, str]) -> int | None:
     """None: vLLM sizes it from what the memory fraction leaves."""
     if (environment.get("QMD_KV_CACHE_GB") or "auto").lower() == "auto":
         return None
-    return int(_value(environment, "KV_CACHE_GB", "auto", float, lambda n: n > 0) * GIGABYTE)
+    return int(_value(environment, "KV_CACHE_GB", "auto", float, lambda n: n > 0 and math.isfinite(n * GIGABYTE)) * GIGABYTE)
 
 
 def extra(environment: Mapping[str, str]) -> list[str]:
@@ -55,6 +56,11 @@ def extra(environment: Mapping[str, str]) -> list[str]:
         return shlex.split(environment.get("QMD_EXTRA_ARGS", ""))
     except ValueError as error:
         raise StartError(f"VLLM_EXTRA_ARGS cannot be read ({error})", "close its quotes in .env") from None
+
+
+def runs_code(environment: Mapping[str, str]) -> bool:
+    """Whether vLLM is told to run the code of the model's repository."""
+    return any(argument.replace("_", "-") == "--trust-remote-code" for argument in extra(environment))
 
 
 def chat_template(environment: Mapping[str, str]) -> Path | None:
@@ -70,10 +76,10 @@ def chat_template(environment: Mapping[str, str]) -> Path | None:
 
 def wait_for_embed_seconds(environment: Mapping[str, str]) -> float:
     value = environment.get("QMD_WAIT_FOR_EMBED_SECONDS") or "30"
-    try:
-        return float(value)
-    except ValueError:
-        raise StartError(f"WAIT_FOR_EMBED_SECONDS={value} is not a number", "correct it in .env") from None
+    with contextlib.suppress(ValueError):
+        if math.isfinite(seconds := float(value)):
+            return seconds
+    raise StartError(f"WAIT_FOR_EMBED_SECONDS={value} is not a number", "correct it in .env")
 
 
 def _value(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 from phase import StartError
@@ -45,8 +46,17 @@ def sentence(error: BaseException, model: str, revision: str, cache: Path, *, ha
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return HubError(f"the disk at {cache} became full", "free some space, or set HF_CACHE_DIR to a folder on a larger disk")
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return HubError(f"{cache} cannot be written by this user", "set QMD_UID and QMD_GID to the owner of HF_CACHE_DIR")
+    if number == errno.EROFS:
+        return HubError(f"{cache} is read-only and cannot be written by this user", "mount it writable, or set HF_CACHE_DIR to another")
+    if number in (errno.EACCES, errno.EPERM):
+        return HubError(f"{cache} cannot be written by this user", _give_to_user(cache))
     said = f"it answered {status}" if status else (str(error).splitlines() or [type(error).__name__])[0]
     fix = "check the network (behind a proxy set HTTPS_PROXY); what is downloaded is kept"
     return HubError(f"{constants.ENDPOINT} cannot be used ({said}) and {label} is not complete in {cache}", fix, offline=True)
+
+
+def _give_to_user(cache: Path) -> str:
+    """A cache of root's (a volume that an earlier image made) is given away: nothing here is to run as root."""
+    fix = "give the cache to the user that the containers run as (QMD_UID)"
+    folder = next((folder for folder in (cache, *cache.parents) if os.path.exists(folder)), Path("/"))
+    return fix if folder.stat().st_uid == 0 else f"{fix}, or set QMD_UID to its owner"

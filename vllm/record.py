@@ -39,7 +39,8 @@ def write(cache: Path, model: str, revision: str, commit: str, files: dict[str, 
     from filelock import FileLock
 
     path = cache / NAME
-    with FileLock(path.with_suffix(".lock"), mode=0o664):
+    # The cache outlives a change of QMD_UID: another user must be able to take the lock.
+    with FileLock(path.with_suffix(".lock"), mode=0o666):
         record = _read(path)
         record.setdefault(model, {})[revision] = {"commit": commit, "files": files}
         handle, temporary = tempfile.mkstemp(dir=cache, prefix=f".{NAME}.")

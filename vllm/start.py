@@ -5,7 +5,8 @@
 
 A reboot ignores `depends_on`, and two engines must not measure free GPU memory at the same moment: so vLLM itself waits until embed is
 ready. What cannot work (a wrong value, a model that the hub refuses, a full disk) does not end the container, which would hide the cause in
-a loop of restarts: it is logged, shown by the healthcheck, and tried again from time to time.
+a loop of restarts: it is logged, shown by the healthcheck, and tried again from time to time. A network that breaks in the middle of a
+download is shown as a download that stalls.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from types import FrameType
 from typing import NoReturn
 
 import arguments
+import certificates
 import download
 import phase
 import template
+from hub_errors import HubError
 from phase import StartError, say
 
 EMBED_HEALTH = os.environ.get("QMD_EMBED_HEALTH_URL", "http://embed:8001/health")
@@ -40,10 +43,13 @@ def main(argv: list[str]) -> int:
     if argv not in ([], ["download"]):
         say("usage: start.py [download]")
         return 2
-    pause = FIRST_RETRY_SECONDS
+    certificates.trust()
+    phase.write("starting")
+    pause, progressed = FIRST_RETRY_SECONDS, 0.0
     while True:
         try:
-            folder = download.obtain(os.environ["QMD_MODEL"], os.environ.get("QMD_REVISION") or "main")
+            revision = os.environ.get("QMD_REVISION") or "main"
+            folder = download.obtain(os.environ["QMD_MODEL"], revision, code=arguments.runs_code(os.environ))
             if argv == ["download"]:
                 say(f"downloaded: {folder}")
                 return 0
@@ -55,7 +61,11 @@ def main(argv: list[str]) -> int:
             say(f"error: {error}")
             if argv == ["download"]:
                 return 1
-            phase.write("error", error=str(error))
+            state = phase.read()
+            if not (isinstance(error, HubError) and error.offline and state["phase"] == "downloading"):
+                phase.write("error", error=str(error))
+            elif state["progressed"] > progressed:  # bytes came since the last try: the network is not gone for long
+                pause, progressed = FIRST_RETRY_SECONDS, state["progressed"]
             say(f"next try in {pause:.0f} s")
             time.sleep(pause)
             pause = min(2 * pause, LAST_RETRY_SECONDS)

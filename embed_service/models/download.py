@@ -104,7 +104,7 @@ class Download:
             folder.mkdir(parents=True, exist_ok=True)
         while not self._stop.is_set():
             try:
-                with FileLock(self._locks / f"{file.etag}.lock", timeout=1, mode=0o664):
+                with FileLock(self._locks / f"{file.etag}.lock", timeout=1, mode=0o666):
                     if blob.exists():
                         return
                     self._stream(file, partial)

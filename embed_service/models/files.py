@@ -68,6 +68,14 @@ def missing_from(folder: Path) -> list[str]:
     return missing
 
 
+def lacks_modules(folder: Path, names: Iterable[str]) -> bool:
+    """Whether `names` leave out a module folder that modules.json lists: a download for another use had no need of its pooling."""
+    modules = _json(folder / "modules.json")
+    present = {PurePosixPath(name).parts[0] for name in names if "/" in name}
+    wanted = [str(m.get("path", "")) for m in modules if isinstance(m, dict) and not str(m.get("type", "")).endswith("Normalize")]
+    return any(MODULE_FOLDER.fullmatch(path) and path not in present for path in wanted)
+
+
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embed_service.errors import ModelError
-from embed_service.models import hub_errors
+from embed_service.models import generation, hub_errors
 from embed_service.models.download import Download, RemoteFile
-from embed_service.models.files import choose, has_weights, list_folder, missing_from
+from embed_service.models.files import INDEX, choose, has_weights, lacks_modules, list_folder, missing_from
 from embed_service.models.hub_errors import Wanted, translate, want
 from embed_service.models.revisions import Pinned, Revisions
 from embed_service.settings import Settings
@@ -101,7 +101,7 @@ def download(located: Located, progress: Callable[[int, int], None]) -> Resolved
 def find(wanted: Wanted) -> ResolvedRepository | Listing:
     """The model in the cache, without the network where it was downloaded before; else what the hub says of it. Raises ModelError."""
     pinned = Revisions(wanted.cache).lookup(wanted.id, wanted.revision)
-    if pinned is not None and pinned.present_in(snapshot_path(wanted, pinned.commit)):
+    if pinned is not None and _suffices(wanted, pinned):
         return ResolvedRepository(wanted.id, str(snapshot_path(wanted, pinned.commit)), pinned.commit)
     try:
         return _ask(wanted, pinned)
@@ -152,14 +152,34 @@ def _ask(wanted: Wanted, pinned: Pinned | None) -> Listing:
         info = HfApi(token=wanted.token or False).model_info(
             wanted.id, revision=pinned.commit if pinned else wanted.revision, files_metadata=True, timeout=METADATA_TIMEOUT_SECONDS
         )
+        siblings = {s.rfilename: s for s in info.siblings or []}
+        names = _choose_for_generation(wanted, str(info.sha), set(siblings)) if wanted.for_generation else choose(siblings)
     except Exception as error:
         raise translate(error, wanted) from None
-    siblings = {s.rfilename: s for s in info.siblings or []}
-    names = choose(siblings)
-    if not has_weights(names):
+    if wanted.for_generation and not any(map(generation.is_weights, names)):
+        raise hub_errors.no_weights(wanted)
+    if not wanted.for_generation and not has_weights(names):
         raise hub_errors.no_safetensors(wanted.label, wanted.setting)
     files = [RemoteFile(n, siblings[n].size or 0, lfs.sha256 if (lfs := siblings[n].lfs) else siblings[n].blob_id) for n in names]
     return Listing(str(info.sha), files)
+
+
+def _choose_for_generation(wanted: Wanted, commit: str, names: set[str]) -> list[str]:
+    """The index is fetched first: vLLM reads the shards that it names. Raises what huggingface_hub raises."""
+    from huggingface_hub import hf_hub_download
+
+    index = hf_hub_download(wanted.id, INDEX, revision=commit, token=wanted.token or False) if INDEX in names else None
+    return generation.choose(names, generation.shards_of(Path(index)) if index else [], code=generation.runs_code())
+
+
+def _suffices(wanted: Wanted, pinned: Pinned) -> bool:
+    """Whether what was downloaded is all there, and was downloaded for the same use: the other one takes other files."""
+    folder = snapshot_path(wanted, pinned.commit)
+    if not pinned.present_in(folder):
+        return False
+    if wanted.for_generation:
+        return generation.suffices(folder, code=generation.runs_code())
+    return has_weights(pinned.files) and not lacks_modules(folder, pinned.files)
 
 
 def snapshot_path(wanted: Wanted, commit: str) -> Path:
@@ -191,6 +211,7 @@ def quiet() -> None:
     """No telemetry and no bars (huggingface_hub reads these when it is imported), and no signed addresses in the log."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ["HF_HUB_DISABLE_XET"] = os.environ.get("HF_HUB_DISABLE_XET") or "1"  # it hangs without an error when the network breaks
     for name in ("httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -20,6 +20,7 @@ KNOWN = (
     "nomic-ai/nomic-embed-text-v1.5", "BAAI/bge-base-en-v1.5", "BAAI/bge-reranker-base", "BAAI/bge-reranker-v2-m3",
     "sentence-transformers/all-MiniLM-L6-v2",
 )  # fmt: skip
+LARGER_DISK = "move the cache to a larger disk (HF_CACHE_DIR in the stack's .env, else HF_HOME)"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Wanted:
     @property
     def label(self) -> str:
         return f"{self.setting}={self.id}"
+
+    @property
+    def for_generation(self) -> bool:
+        """Downloaded ahead for vLLM, which takes other files."""
+        return self.setting == "VLLM_MODEL"
 
 
 def want(model_id: str, revision: str | None, settings: Settings) -> Wanted:
@@ -121,11 +127,18 @@ def no_safetensors(wanted_label: str, setting: str) -> ModelError:
     )
 
 
+def no_weights(wanted: Wanted) -> ModelError:
+    return ModelError(
+        "no_safetensors",
+        f"{wanted.label} has no weights that vLLM reads (*.safetensors, *.bin): set {wanted.setting} to a model that has.",
+    )
+
+
 def no_disk(needed: int, free: int, cache: Path, label: str) -> ModelError:
     return ModelError(
         "no_disk",
         f"{label} needs {needed / 1e9:.2f} GB more on the disk and {free / 1e9:.2f} GB are free at {cache}: free some space, or "
-        "set HF_HOME to a larger disk.",
+        f"{LARGER_DISK}.",
         retryable=True,
     )
 
@@ -133,8 +146,8 @@ def no_disk(needed: int, free: int, cache: Path, label: str) -> ModelError:
 def _gated(wanted: Wanted) -> ModelError:
     page = f"{wanted.endpoint}/{wanted.id}"
     if wanted.token is None:
-        fix = f"accept its licence at {page}, then put a token of that account into HF_TOKEN_FILE (or HF_TOKEN)"
-        return ModelError("gated", f"{wanted.label} is gated: {fix}.")
+        fix = f"accept its licence at {page}, then put a token of that account into the file of HF_TOKEN_FILE"
+        return ModelError("gated", f"{wanted.label} is gated: {fix} (outside the stack HF_TOKEN will do).")
     return ModelError(
         "gated",
         f"{wanted.label} is gated and the token of {wanted.token_source} has no access: accept its licence at {page} with that "
@@ -155,7 +168,7 @@ def _unauthorized(wanted: Wanted) -> ModelError:
 def _not_found(wanted: Wanted) -> ModelError:
     near = difflib.get_close_matches(wanted.id.lower(), [k.lower() for k in KNOWN if k != wanted.id], n=1, cutoff=0.8)
     hint = next((f" Did you mean {k}?" for k in KNOWN if near and k.lower() == near[0]), "")
-    private = "" if wanted.token else ", or is private and HF_TOKEN_FILE (or HF_TOKEN) holds no token"
+    private = "" if wanted.token else ", or is private and HF_TOKEN_FILE (outside the stack HF_TOKEN) holds no token"
     return ModelError(
         "not_found",
         f"{wanted.label} is not a model of {wanted.endpoint}{private}: correct {wanted.setting} (organisation/name, or a folder).{hint}",
@@ -166,13 +179,14 @@ def _disk(error: OSError, wanted: Wanted) -> ModelError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ModelError(
             "no_disk",
-            f"The disk at {wanted.cache} became full while {wanted.label} was downloaded: free some space, or set HF_HOME to a larger "
-            "disk; the download goes on from where it stopped.",
+            f"The disk at {wanted.cache} became full while {wanted.label} was downloaded: free some space, or {LARGER_DISK}; "
+            "the download goes on from where it stopped.",
             retryable=True,
         )
-    return ModelError(
-        "no_disk",
-        f"{wanted.label} cannot be stored in {wanted.cache} ({error.strerror or error}): make the folder writable for this user, or "
-        "set HF_HOME.",
-        retryable=True,
-    )
+    fix = "make the folder writable, or set another (HF_CACHE_DIR in the stack's .env, else HF_HOME)"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        fix = "give the cache to the user that the service runs as (in the stack QMD_UID)"
+        folder = next((folder for folder in (wanted.cache, *wanted.cache.parents) if os.path.exists(folder)), Path("/"))
+        if folder.stat().st_uid != 0:  # nothing here is to run as root
+            fix += ", or set QMD_UID to its owner"
+    return ModelError("no_disk", f"{wanted.label} cannot be stored in {wanted.cache} ({error.strerror or error}): {fix}.", retryable=True)

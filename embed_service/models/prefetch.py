@@ -4,6 +4,8 @@
 {"model": "Qwen/Qwen3-4B", "done_bytes": 1200, "total_bytes": 8060000000}        once a second while it moves
 {"model": "Qwen/Qwen3-4B", "revision": "1cfa…", "path": "/models/hub/…"}         complete, and recorded
 {"model": "Qwen/Qwen3-4B", "error": "…", "code": "no_disk"}                      failed; the others go on
+
+A model that is neither EMBED_MODEL nor RERANK_MODEL is the generation server's, and the files are those that vLLM reads (generation.py).
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ class Revisions:
         """Add or replace one entry, atomically. Raises OSError where the cache cannot be written."""
         from filelock import FileLock
 
-        with FileLock(self.path.with_suffix(".lock"), mode=0o664):
+        # The cache outlives a change of the service's user: another one must be able to take the lock.
+        with FileLock(self.path.with_suffix(".lock"), mode=0o666):
             record = self._read()
             record.setdefault(model_id, {})[revision] = {"commit": pinned.commit, "files": pinned.files}
             handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{FILE}.")

@@ -22,7 +22,7 @@ PHASES = {
 
 def describe_progress(state: EngineState) -> str:
     """The phase as words: "downloading 1.2 of 8.0 GB"."""
-    if state.phase == "downloading" and state.total_bytes:
+    if (state.phase == "downloading" and state.total_bytes) or state.interrupted:
         text = f"downloading {state.done_bytes / GIGABYTE:.2f} of {state.total_bytes / GIGABYTE:.2f} GB"
         return text + (" (stalled: no new byte for a minute; check the network)" if state.stalled else "")
     return PHASES.get(state.phase, state.phase)
@@ -52,7 +52,7 @@ def health_body(settings: Settings, supervisor: Supervisor, fingerprint: str | N
             "last_end": state.last_end,
         },
     }
-    if status == "loading":
+    if status == "loading" or state.interrupted:
         body["progress"] = {
             "text": describe_progress(state),
             "done_bytes": state.done_bytes,

@@ -48,9 +48,14 @@ class EngineState:
     last_end: str | None = None
 
     @property
+    def interrupted(self) -> bool:
+        """The network broke in the middle of a download, which goes on by itself, over as many engines as it takes."""
+        return self.error is not None and self.error["code"] == "offline" and self.total_bytes > 0
+
+    @property
     def stalled_seconds(self) -> float:
         """Since the last new byte of a download; 0 in other phases."""
-        return time.monotonic() - self.progressed if self.phase == "downloading" else 0.0
+        return time.monotonic() - self.progressed if self.phase == "downloading" or self.interrupted else 0.0
 
     @property
     def stalled(self) -> bool:
@@ -199,6 +204,7 @@ class Supervisor:
         elif kind == "described":
             self._models = {role: ModelSpec.from_wire(fields) for role, fields in header["models"].items()}
             self.state.error, self._refused = None, False
+            self.state.done_bytes = self.state.total_bytes = 0
             self._on_described(self._models)
         elif kind == "ready":
             self._on_ready(header)
@@ -211,12 +217,14 @@ class Supervisor:
         state = self.state
         if header["phase"] != state.phase:
             log.info("engine phase", phase=header["phase"])
-        done = header.get("done_bytes", 0)
-        if header["phase"] != state.phase or done != state.done_bytes:
-            state.progressed = time.monotonic()
-        state.phase, state.done_bytes, state.total_bytes = header["phase"], done, header.get("total_bytes", 0)
+        state.phase = header["phase"]
         if state.phase == "downloading":
             state.error = None  # both models were located, so what ended an earlier start is mended
+            done, total = header["done_bytes"], header["total_bytes"]
+            # Another total is an engine that counts what is on the disk, one model after the other: no byte came for that.
+            if not state.total_bytes or (total == state.total_bytes and done > state.done_bytes):
+                state.progressed = time.monotonic()
+            state.done_bytes, state.total_bytes = done, total
 
     def _on_ready(self, header: Header) -> None:
         assert self._engine is not None

@@ -118,3 +118,54 @@ def test_a_stopped_download_ends_and_the_next_goes_on_where_it_stopped(
     assert resumed.status == 206 and resumed.sent < WEIGHTS_BYTES
     stored = Path(lines[-1]["path"]) / "model.safetensors"
     assert stored.read_bytes() == (repository / "model.safetensors").read_bytes()
+
+
+def stored(lines: list[dict[str, Any]]) -> set[str]:
+    folder = Path(lines[-1]["path"])
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        ("model.safetensors-00001-of-00002.safetensors", "model.safetensors-00002-of-00002.safetensors"),
+        ("model-00001-of-00001.safetensors", "mtp.safetensors"),
+        ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"),
+    ],
+)
+def test_the_generation_servers_model_is_taken_as_vllm_reads_it(
+    hub: FakeHub, environment: dict[str, str], tmp_path: Path, weights: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "generator"
+    folder.mkdir()
+    index = "model.safetensors.index.json" if weights[0].endswith(".safetensors") else "pytorch_model.bin.index.json"
+    texts = {"config.json", "tokenizer_config.json", "qwen.tiktoken", index}
+    for name in (*weights, *texts, "modeling_own.py", "README.md"):
+        (folder / name).write_text(json.dumps({"weight_map": dict(enumerate(weights))}))
+    hub.add(OTHER, folder)
+    for extra, code in (({}, set()), ({"QMD_EXTRA_ARGS": "--trust-remote-code"}, {"modeling_own.py"})):
+        status, lines = download([OTHER], environment | extra)
+        assert status == 0, lines
+        assert stored(lines) == {*weights, *texts, *code}
+    hub.close()
+    assert download([OTHER], environment)[0] == 0
+
+
+def test_without_weights_of_vllm_the_sentence_names_its_setting(hub: FakeHub, environment: dict[str, str], repository: Path) -> None:
+    for path in (*repository.glob("*.safetensors"), *repository.glob("*.bin")):
+        path.unlink()
+    hub.add(OTHER, repository)
+    status, lines = download([OTHER], environment)
+    assert status == 1
+    assert "VLLM_MODEL=org/generator has no weights that vLLM reads" in lines[-1]["error"]
+
+
+def test_a_download_for_generation_is_not_believed_for_embedding(hub: FakeHub, environment: dict[str, str], repository: Path) -> None:
+    """Its pooling folder is not there, and another pooling gives other vectors."""
+    hub.add(ID, repository)
+    assert "1_Pooling/config.json" not in stored(download([ID], environment)[1])
+    embeds = environment | {"EMBED_MODEL": ID}
+    assert "1_Pooling/config.json" in stored(download([ID], embeds)[1])
+    asked = len(hub.log)
+    assert download([ID], embeds)[0] == 0
+    assert len(hub.log) == asked

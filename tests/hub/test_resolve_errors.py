@@ -153,7 +153,7 @@ def test_a_cache_that_cannot_be_written(hub: FakeHub, environment: dict[str, str
     (tmp_path / "home").write_text("a file where the folder should be")
     failed = resolve(environment)
     assert failed.code == "no_disk"
-    assert str(tmp_path / "home") in failed.message and "set HF_HOME" in failed.message
+    assert str(tmp_path / "home") in failed.message and "HF_CACHE_DIR in the stack's .env, else HF_HOME" in failed.message
 
 
 def test_two_models_must_fit_together(hub: FakeHub, repository: Path, tmp_path: Path) -> None:

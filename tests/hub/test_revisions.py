@@ -36,6 +36,11 @@ def test_a_damaged_record_is_an_empty_one_and_is_mended(tmp_path: Path, content:
     assert record.lookup("org/model", "main") == PINNED
 
 
+def test_the_lock_is_open_to_the_next_user(tmp_path: Path) -> None:
+    Revisions(tmp_path).write("org/model", "main", PINNED)
+    assert (tmp_path / "embed-service-revisions.lock").stat().st_mode & 0o777 == 0o666
+
+
 def test_presence_is_every_file_with_its_size(tmp_path: Path) -> None:
     assert not PINNED.present_in(tmp_path)
     (tmp_path / "config.json").write_text("{")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from embed_service.probe import report
 from tests.hub.resolver import resolve
 from tests.support.hub import FakeHub
 from tests.support.service import ServiceProcess, poll
@@ -93,6 +95,29 @@ def test_a_cut_connection_is_taken_up_again(hub: FakeHub, environment: dict[str,
         service.wait_healthy()
         assert is_right(embed(service), expected)
     assert [entry.range for entry in hub.file_requests("model.safetensors")] == [None, "bytes=20000000-"]
+
+
+def test_a_network_that_breaks_is_a_download_that_stalls_and_goes_on(
+    hub: FakeHub, environment: dict[str, str], tmp_path: Path, expected: list[float]
+) -> None:
+    """The engine is killed meanwhile: the next one cannot even ask the hub."""
+    hub.break_after = 20_000_000
+    with ServiceProcess(environment | {"HF_HUB_DOWNLOAD_TIMEOUT": "1"}, tmp_path / "log") as service:
+        poll(lambda: hub.broken, 120, "the break")
+        stalled = poll(lambda: (line := report(service.health()[1])).get("stalled_seconds", 0) > 1 and line, 60, "a stall")
+        assert (stalled["status"], stalled["phase"]) == ("loading", "downloading")
+        with contextlib.suppress(ProcessLookupError):  # a small file that the hub was asked for just then has ended it already
+            os.kill(service.health()[1]["engine"]["pid"], signal.SIGKILL)
+        body = poll(lambda: (body := service.health()[1]).get("error_code") == "offline" and body, 120, "the hub asked in vain")
+        assert body["status"] == "error" and "check the network" in body["error"]
+        line = report(body)
+        assert (line["status"], line["phase"]) == ("loading", "downloading")
+        assert (line["done_bytes"], line["total_bytes"]) == (stalled["done_bytes"], stalled["total_bytes"])
+        poll(lambda: report(service.health()[1])["stalled_seconds"] > stalled["stalled_seconds"], 30, "a stall that grows")
+        hub.mend()
+        service.wait_healthy()
+        assert is_right(embed(service), expected)
+    assert [entry.status for entry in hub.file_requests("model.safetensors")][-1] == 206
 
 
 def test_the_cache_alone_is_enough(hub: FakeHub, environment: dict[str, str], tmp_path: Path, expected: list[float]) -> None:

@@ -74,6 +74,8 @@ class FakeHub:
         self.tokens: dict[str, set[str]] = {}  # token → gated or private ids that it may read
         self.bytes_per_second: float | None = None  # of each file's answer
         self.cut_after: int | None = None  # the next GET of a file that reaches so many bytes is cut there, once
+        self.break_after: int | None = None  # the network breaks when a GET of a file reaches so many bytes, until `mend`
+        self.broken = False
         self.corrupt: int = 0  # so many GETs of LFS files get one wrong byte
         self.ignore_ranges = False
         self.failures: int = 0  # so many GETs of files are answered with 503
@@ -102,6 +104,10 @@ class FakeHub:
         """The requests for files whose name ends with `suffix`, oldest first."""
         with self._lock:
             return [r for r in self.log if r.method == method and r.status != 302 and "/resolve/" in r.path and r.path.endswith(suffix)]
+
+    def mend(self) -> None:
+        """The network is back."""
+        self.break_after, self.broken = None, False
 
     def __enter__(self) -> FakeHub:
         self._thread.start()
@@ -138,6 +144,9 @@ class FakeHub:
 
             def do_GET(self) -> None:
                 path = unquote(urlsplit(self.path).path)
+                if hub.broken:
+                    self.close_connection = True
+                    return
                 answer = hub._cdn if path.startswith(CDN) else hub._answer
                 status, headers, blob = answer(path, self.headers.get("Authorization"))
                 if blob is not None and self.command == "GET" and hub._take("failures"):
@@ -183,6 +192,13 @@ class FakeHub:
                         if hub.cut_after is not None and start + sent + len(chunk) > hub.cut_after:
                             self.wfile.write(chunk[: max(0, hub.cut_after - start - sent)])
                             sent, hub.cut_after, self.close_connection = max(sent, hub.cut_after - start), None, True
+                            return sent
+                        if hub.break_after is not None and start + sent + len(chunk) > hub.break_after:
+                            hub.broken = True
+                        if hub.broken:  # silence: the client's own time limit ends it
+                            while hub.broken and not hub._closing.wait(0.05):
+                                pass
+                            self.close_connection = True
                             return sent
                         try:
                             self.wfile.write(chunk)

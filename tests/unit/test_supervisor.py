@@ -11,6 +11,7 @@ import pytest
 from embed_service.engine.protocol import Header
 from embed_service.errors import Unavailable
 from embed_service.models.spec import ModelSpec
+from embed_service.scheduler.health import health_body
 from embed_service.scheduler.lanes import Lanes
 from embed_service.scheduler.supervisor import Supervisor
 from embed_service.scheduler.work import Job
@@ -174,5 +175,49 @@ def test_a_client_that_leaves_as_the_engine_fails_does_not_stop_the_telling_of_o
         with pytest.raises(Unavailable, match="does not fit"):
             await stays.done
         assert not lanes
+
+    asyncio.run(check())
+
+
+def test_a_stall_counts_from_the_last_new_byte_over_engines_that_end() -> None:
+    async def check() -> None:
+        supervisor = Lives().supervisor
+        state = supervisor.state
+
+        def hear(phase: str, **counts: int) -> None:
+            supervisor._on_message({"type": "phase", "phase": phase, **counts}, b"")
+
+        hear("resolving")
+        hear("downloading", done_bytes=0, total_bytes=50)
+        hear("downloading", done_bytes=0, total_bytes=80)
+        hear("downloading", done_bytes=30, total_bytes=80)
+        state.progressed -= 400
+        supervisor._on_message({"type": "failed", "code": "offline", "message": "The hub cannot be used.", "retryable": True}, b"")
+        await asyncio.sleep(0)
+        hear("resolving")
+        status, body = health_body(Settings(device="cpu"), supervisor, None, 0.0)
+        assert (status, body["status"], body["error_code"]) == (503, "error", "offline")
+        assert (body["progress"]["done_bytes"], body["progress"]["total_bytes"]) == (30, 80)
+        assert body["progress"]["stalled_seconds"] >= 400 and body["progress"]["text"].startswith("downloading 0.00 of 0.00 GB (stalled")
+        hear("downloading", done_bytes=10, total_bytes=50)  # the next engine counts what is there
+        hear("downloading", done_bytes=30, total_bytes=80)
+        body = health_body(Settings(device="cpu"), supervisor, None, 0.0)[1]
+        assert body["status"] == "loading" and body["progress"]["stalled_seconds"] >= 400
+        hear("downloading", done_bytes=31, total_bytes=80)
+        assert state.stalled_seconds < 10
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(("code", "counts"), [("offline", None), ("no_disk", {"done_bytes": 3, "total_bytes": 8})])
+def test_an_error_before_a_download_or_of_another_kind_carries_no_progress(code: str, counts: dict[str, int] | None) -> None:
+    async def check() -> None:
+        supervisor = Lives().supervisor
+        if counts:
+            supervisor._on_message({"type": "phase", "phase": "downloading", **counts}, b"")
+        supervisor._on_message({"type": "failed", "code": code, "message": "No.", "retryable": True}, b"")
+        await asyncio.sleep(0)
+        body = health_body(Settings(device="cpu"), supervisor, None, 0.0)[1]
+        assert body["error_code"] == code and "progress" not in body
 
     asyncio.run(check())

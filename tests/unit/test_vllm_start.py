@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -21,21 +22,6 @@ from tests.support.hub import FakeHub
 from tests.support.service import ROOT
 
 SECRET_FREE = {"QMD_MODEL": "org/model"}
-
-
-@pytest.fixture(scope="module")
-def vllm() -> dict[str, ModuleType]:
-    """The folder's modules, imported as the container does: by their plain names."""
-    import importlib
-
-    names = ("phase", "arguments", "template", "record", "download", "probe")
-    sys.path.insert(0, str(ROOT / "vllm"))
-    try:
-        return {name: importlib.import_module(name) for name in names}
-    finally:
-        sys.path.remove(str(ROOT / "vllm"))
-        for name in ("start", "hub_errors", *names):
-            sys.modules.pop(name, None)
 
 
 def serve(vllm: dict[str, ModuleType], **environment: str) -> list[str]:
@@ -71,6 +57,9 @@ def test_the_command_line_has_every_alias_once_and_the_memory_figures(vllm: dict
         ("QMD_MAX_NUM_SEQS", "0", "VLLM_MAX_NUM_SEQS=0"),
         ("QMD_GPU_MEMORY_UTILIZATION", "20", "VLLM_GPU_MEMORY_UTILIZATION=20"),
         ("QMD_KV_CACHE_GB", "-1", "VLLM_KV_CACHE_GB=-1"),
+        ("QMD_KV_CACHE_GB", "inf", "VLLM_KV_CACHE_GB=inf"),
+        ("QMD_KV_CACHE_GB", "nan", "VLLM_KV_CACHE_GB=nan"),
+        ("QMD_KV_CACHE_GB", "1e300", "VLLM_KV_CACHE_GB=1e300"),
         ("QMD_ENFORCE_EAGER", "maybe", "VLLM_ENFORCE_EAGER=maybe"),
         ("QMD_EXTRA_ARGS", "--a 'b", "VLLM_EXTRA_ARGS"),
     ],
@@ -171,6 +160,28 @@ def test_a_folder_is_taken_as_it_is(repository: Path, tmp_path: Path) -> None:
     assert "VLLM_MODEL=/no/such is not a folder" in done.stderr + done.stdout
 
 
+def probe(folder: Path, status: int | None) -> tuple[dict[str, Any], int]:
+    """The healthcheck's line and exit status where vLLM's /health answers `status`; None: nothing listens."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status or 500)
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        port = server.server_port if status else 1
+        environment = {"QMD_PHASE_FILE": str(folder / "phase.json"), "QMD_HEALTH_URL": f"http://127.0.0.1:{port}/health"}
+        done = subprocess.run([sys.executable, str(ROOT / "vllm/probe.py")], env=environment, capture_output=True, text=True, check=False)
+        server.shutdown()
+        thread.join()
+    return json.loads(done.stdout), done.returncode
+
+
 @pytest.mark.parametrize(
     ("status", "phase", "line", "exit_status"),
     [
@@ -181,21 +192,25 @@ def test_a_folder_is_taken_as_it_is(repository: Path, tmp_path: Path) -> None:
     ],
 )
 def test_the_healthcheck(tmp_path: Path, status: int | None, phase: dict[str, Any], line: dict[str, Any], exit_status: int) -> None:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status or 500)
-            self.end_headers()
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
     (tmp_path / "phase.json").write_text(json.dumps(phase))
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        port = server.server_port if status else 1
-        environment = {"QMD_PHASE_FILE": str(tmp_path / "phase.json"), "QMD_HEALTH_URL": f"http://127.0.0.1:{port}/health"}
-        done = subprocess.run([sys.executable, str(ROOT / "vllm/probe.py")], env=environment, capture_output=True, text=True, check=False)
-        server.shutdown()
-        thread.join()
-    assert (json.loads(done.stdout), done.returncode) == (line, exit_status)
+    assert probe(tmp_path, status) == (line, exit_status)
+
+
+def test_the_healthcheck_of_a_download_tells_its_bytes_and_its_stall(tmp_path: Path) -> None:
+    state = {"phase": "downloading", "done_bytes": 1200, "total_bytes": 8000, "progressed": time.time() - 90}
+    (tmp_path / "phase.json").write_text(json.dumps(state))
+    line, exit_status = probe(tmp_path, None)
+    assert 90 <= line.pop("stalled_seconds") < 120
+    assert line == {"status": "loading", "phase": "downloading", "done_bytes": 1200, "total_bytes": 8000}
+    assert exit_status == 1
+
+
+@pytest.mark.parametrize(("status", "words"), [(503, "/health answers 503"), (None, "/health refuses connections")])
+def test_what_fails_after_it_served_is_an_error_and_no_start(tmp_path: Path, status: int | None, words: str) -> None:
+    (tmp_path / "phase.json").write_text(json.dumps({"phase": "loading"}))
+    assert probe(tmp_path, status)[0]["status"] == "loading"
+    assert probe(tmp_path, 200)[1] == 0
+    line, exit_status = probe(tmp_path, status)
+    assert (line["status"], line["phase"], exit_status) == ("error", "ready", 1)
+    assert words in line["error"] and "restart vllm" in line["error"]
+    assert probe(tmp_path, 200) == ({"status": "ok", "phase": "ready"}, 0)
