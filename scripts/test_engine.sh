@@ -16,7 +16,7 @@ DATA=${QMD_TEST_ENGINE_DATA:-/var/lib/qmd-test-engine}
 SOCKET=$RUN/docker.sock
 BUILD_CACHE=12GB # kept at most; layers of images that exist do not count twice
 BASE_IMAGE=qmd-test/base:bookworm
-PACKAGES=(docker.io docker-cli docker-compose docker-buildx docker-registry iptables debootstrap)
+PACKAGES=(docker.io docker-cli docker-compose docker-buildx docker-registry iptables iproute2 debootstrap)
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 say() { echo "test engine: $*" >&2; }
@@ -33,7 +33,7 @@ stanza() { awk 'BEGIN { RS = "" } NR == 1' /etc/apt/sources.list.d/debian.source
 
 install_packages() {
     local missing=0 program
-    for program in dockerd docker-registry debootstrap iptables; do
+    for program in dockerd docker-registry debootstrap iptables ip; do
         PATH=$PATH:/usr/sbin:/sbin command -v "$program" > /dev/null || missing=1
     done
     docker compose version > /dev/null 2>&1 && docker buildx version > /dev/null 2>&1 || missing=1

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def expected() -> dict[str, str]:
     return texts
 
 
+@dataclass(frozen=True)
+class SecondEngine:
+    """`pid`: a process in its network namespace."""
+
+    host: str
+    pid: int
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on a disk of its own, of 24 MB (a tmpfs, so full it truly becomes)."""
@@ -47,8 +56,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def second_engine(small_disk: Path) -> Iterator[str]:
-    """The address of an engine without NVIDIA's hook on its PATH, without a network for containers, on the small disk."""
+def second_engine(small_disk: Path) -> Iterator[SecondEngine]:
+    """The address of an engine without NVIDIA's hook on its PATH, on the small disk, in a network namespace of its own.
+
+    Outside of one it would remove the bridge of the engine that runs already.
+    """
     run = Path(f"/run/qmd-test-second-{os.getpid()}")
     run.mkdir()
     host = f"unix://{run}/docker.sock"
@@ -56,7 +68,7 @@ def second_engine(small_disk: Path) -> Iterator[str]:
     options = ["--host", host, "--data-root", str(small_disk), "--exec-root", str(run / "exec"), "--pidfile", str(run / "pid")]
     with (run / "log").open("wb") as log:
         process = subprocess.Popen(
-            ["dockerd", *options, "--bridge=none", "--iptables=false", "--ip6tables=false"],
+            ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", "dockerd", *options, "--iptables=false"],
             env=clean,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -69,7 +81,7 @@ def second_engine(small_disk: Path) -> Iterator[str]:
                 "the second engine",
                 0.3,
             )
-            yield host
+            yield SecondEngine(host, process.pid)
         finally:
             process.terminate()
             process.wait(30)

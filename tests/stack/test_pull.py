@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.stack.conftest import SecondEngine
 from tests.support.hub import FakeHub
 from tests.support.qmdctl_cli import Ran, docker
 from tests.support.registry import Registry
@@ -176,12 +177,13 @@ def test_after_a_pull_a_start_needs_no_network(stack: Stack, registry: Registry)
         assert "A download did not reach its server." in done.err
 
 
-def test_a_disk_that_becomes_full_with_an_image(stack: Stack, registry: Registry, second_engine: str) -> None:
+def test_a_disk_that_becomes_full_with_an_image(stack: Stack, registry: Registry, second_engine: SecondEngine) -> None:
     """The image is 169 MB, the engine's disk 24."""
-    stack.qmdctl.set(VLLM_IMAGE=f"{registry.address}/base:1", EMBED_BASE_IMAGE=f"{registry.address}/base:1")
-    done = stack.qmdctl.run("pull", env={"DOCKER_HOST": second_engine})
+    with Registry(registry.folder, beside=second_engine.pid) as near:
+        stack.qmdctl.set(VLLM_IMAGE=f"{near.address}/base:1", EMBED_BASE_IMAGE=f"{near.address}/base:1")
+        done = stack.qmdctl.run("pull", env={"DOCKER_HOST": second_engine.host})
     assert done.status == 3, done.err
-    assert f"{registry.address}/base:1: The disk is full." in done.err
+    assert f"{near.address}/base:1: The disk is full." in done.err
     assert "docker system df" in done.err
     assert "Traceback" not in done.err
 

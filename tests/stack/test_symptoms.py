@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from qmdctl.symptoms import match
+from tests.stack.conftest import SecondEngine
 from tests.support.hub import FakeHub
 from tests.support.qmdctl_cli import DOCKER_HOST
 from tests.support.registry import Registry
@@ -73,16 +74,16 @@ def test_docker_absent(tmp_path: Path) -> None:
     assert name_of("compose", said("ps", host=f"unix://{tmp_path}/no.sock")) == "docker_absent"
 
 
-def test_no_nvidia_runtime_and_disk_full(second_engine: str) -> None:
+def test_no_nvidia_runtime_and_disk_full(second_engine: SecondEngine) -> None:
     """Rows 7 and 14: one engine serves both. The image is 169 MB, the disk 24."""
     with subprocess.Popen(["docker", "--host", DOCKER_HOST, "save", BASE_IMAGE], stdout=subprocess.PIPE) as save:
-        assert name_of("compose", said("load", host=second_engine, stdin=save.stdout)) == "disk_full"
+        assert name_of("compose", said("load", host=second_engine.host, stdin=save.stdout)) == "disk_full"
     # An image of nothing fits.
     done = subprocess.run(
-        ["docker", "--host", second_engine, "import", "-", "small:1"], input=b"\0" * 10240, capture_output=True, check=False
+        ["docker", "--host", second_engine.host, "import", "-", "small:1"], input=b"\0" * 10240, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert name_of("compose", said("run", "--rm", "--gpus", "all", "small:1", "true", host=second_engine)) == "no_nvidia_runtime"
+    assert name_of("compose", said("run", "--rm", "--gpus", "all", "small:1", "true", host=second_engine.host)) == "no_nvidia_runtime"
 
 
 def test_port_taken(tmp_path: Path) -> None:

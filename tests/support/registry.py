@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +17,16 @@ NOBODY = "someone:$2b$05$C/q2dSVYGHG9c3FvBmKOUuzvGgr0TEmxMW1PmS6m0gIRA4OJh1Spa\n
 
 
 class Registry:
-    """`closed`: it wants a password. `address` is what stands before an image's name."""
+    """`closed`: it wants a password. `address` is what stands before an image's name.
 
-    def __init__(self, folder: Path, closed: bool = False) -> None:
+    `beside`: it listens in the network namespace of this process instead.
+    """
+
+    def __init__(self, folder: Path, closed: bool = False, beside: int | None = None) -> None:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
-        self._folder = folder
+        self.folder = folder
+        self._enter = [] if beside is None else ["nsenter", "--net", "--target", str(beside)]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "htpasswd").write_text(NOBODY)
         auth = f"auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}\n" if closed else ""
@@ -49,8 +53,8 @@ class Registry:
     def _start(self) -> None:
         program = shutil.which("docker-registry")
         assert program is not None, "scripts/test_engine.sh install brings it"
-        with (self._folder / "log").open("wb") as log:
-            command = [program, "serve", str(self._folder / "config.yml")]
+        with (self.folder / "log").open("wb") as log:
+            command = [*self._enter, program, "serve", str(self.folder / "config.yml")]
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         poll(self._listens, 20, "the registry", 0.2)
 
@@ -59,5 +63,5 @@ class Registry:
         self._process.wait(10)
 
     def _listens(self) -> bool:
-        with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", self.port)) == 0
+        program = f"import socket; socket.create_connection(('127.0.0.1', {self.port}), 5)"
+        return subprocess.run([*self._enter, sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
