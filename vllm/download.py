@@ -26,6 +26,7 @@ INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 VOCABULARY = re.compile(r"tokenizer\.json|tekken\.json|vocab\..+|.+\.(model|tiktoken)")
 ORPHAN = re.compile(r"([0-9a-f]+)\.[0-9a-f]{8}\.incomplete")
+PULLED = ".embed-service.incomplete"  # of `qmdctl pull`, which alone goes on with it
 METADATA_TIMEOUT_SECONDS = 15.0
 DISK_MARGIN = 1.05
 LOG_SECONDS = 30.0
@@ -197,8 +198,9 @@ class Watch:
                 return path.stat().st_size
         sizes = [0]
         for path in self._blobs.glob(f"{file.etag}*.incomplete"):
-            with contextlib.suppress(OSError):
-                sizes.append(path.stat().st_size)
+            if not path.name.endswith(PULLED):
+                with contextlib.suppress(OSError):
+                    sizes.append(path.stat().st_size)
         return max(sizes)
 
     def _run(self) -> None:
