@@ -1,6 +1,6 @@
 """Small models of the true architectures in the layout of their true repositories: seeded random weights, real tokenisers.
 
-They are made once and kept under .cache/, keyed by this file and the versions of the libraries that write them. Weights are drawn wider
+They are made once and kept under .cache/, keyed by the two files that make them and by library versions. Weights are drawn wider
 than an architecture's default, so that different texts get clearly different answers and a wrong pooling, template or mask shows.
 """
 
@@ -12,33 +12,23 @@ import importlib.util
 import json
 import os
 import shutil
-import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.service import ROOT, minilm_path
+from tests.support import tokenizer_files
+from tests.support.service import ROOT
+from tests.support.tokenizer_files import append_endoftext, bert_tokenizer, qwen_tokenizer, write_json, xlm_roberta_tokenizer
 
 HIDDEN, LAYERS, HEADS = 64, 3, 4
 TASK = "Given a web search query, retrieve relevant passages that answer the query"
-
-# How Qwen's tokeniser splits text before the merges (tokenizer.json of Qwen3).
-QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-# Ids 151643 … 151656, then 151657 … 151668 which are not "special".
-QWEN_SPECIAL = [
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>",
-    "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
-]  # fmt: skip
-QWEN_ADDED = [
-    "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>",
-    "<tool_response>", "</tool_response>", "<think>", "</think>",
-]  # fmt: skip
 
 
 def checkpoint(name: str) -> Path:
     """The folder of a checkpoint or tokeniser of `MAKERS`, made if it is not there."""
     versions = [importlib.metadata.version(package) for package in ("torch", "transformers", "tokenizers")]
-    key = hashlib.sha256(Path(__file__).read_bytes() + repr(versions).encode()).hexdigest()[:12]
+    sources = b"".join(Path(str(file)).read_bytes() for file in (__file__, tokenizer_files.__file__))
+    key = hashlib.sha256(sources + repr(versions).encode()).hexdigest()[:12]
     folder = ROOT / ".cache" / "checkpoints" / key / name
     if not folder.is_dir():
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -51,84 +41,6 @@ def checkpoint(name: str) -> Path:
         except OSError:  # another process was first
             shutil.rmtree(unfinished)
     return folder
-
-
-# Tokenisers
-
-
-def qwen_tokenizer(folder: Path) -> None:
-    """Qwen3's true tokeniser, from the vocabulary in the package `dashscope`: "yes" 9693, "no" 2152, <|endoftext|> 151643."""
-    from tokenizers import AddedToken, normalizers
-    from transformers.convert_slow_tokenizer import TikTokenConverter
-
-    spec = importlib.util.find_spec("dashscope")
-    assert spec is not None and spec.submodule_search_locations, "the package dashscope, which carries Qwen's vocabulary, is not installed"
-    vocabulary = Path(spec.submodule_search_locations[0]) / "resources" / "qwen.tiktoken"
-    tokenizer = TikTokenConverter(vocab_file=str(vocabulary), pattern=QWEN_SPLIT, extra_special_tokens=QWEN_SPECIAL).converted()
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in QWEN_ADDED])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    _json(
-        folder / "tokenizer_config.json",
-        tokenizer_class="PreTrainedTokenizerFast",
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        model_max_length=131_072,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def append_endoftext(folder: Path) -> None:
-    """What sets Qwen3-Embedding's tokenizer.json apart: its post-processor appends <|endoftext|>, though eos_token is <|im_end|>."""
-    from tokenizers import Tokenizer, processors
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    end = processors.TemplateProcessing(
-        single="$A <|endoftext|>", pair="$A <|endoftext|> $B <|endoftext|>", special_tokens=[("<|endoftext|>", 151_643)]
-    )
-    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(add_prefix_space=False, use_regex=False), end])
-    tokenizer.save(str(folder / "tokenizer.json"))
-
-
-def bert_tokenizer(folder: Path) -> None:
-    """bert-base-uncased's true vocabulary, which MiniLM, bge-base and nomic share."""
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
-        shutil.copyfile(Path(minilm_path()) / name, folder / name)
-
-
-def xlm_roberta_tokenizer(folder: Path) -> None:
-    """XLM-R's kind of tokeniser (Unigram, "<s> A </s></s> B </s>"), trained on the Python standard library's own text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
-    tokenizer.decoder = decoders.Metaspace()
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(vocab_size=4_000, special_tokens=special, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(_library_text(), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    _json(
-        folder / "tokenizer_config.json",
-        tokenizer_class="PreTrainedTokenizerFast",
-        bos_token="<s>",
-        eos_token="</s>",
-        cls_token="<s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        model_max_length=512,
-    )
-
-
-def _library_text() -> Iterator[str]:
-    for file in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:30]:
-        yield file.read_text(errors="ignore")
-
-
-# Models
 
 
 def qwen3_embedding(folder: Path) -> None:
@@ -193,7 +105,7 @@ def qwen3_chat(folder: Path) -> None:
         rope_theta=1e6,
         torch_dtype="bfloat16",
     )
-    _json(
+    write_json(
         folder / "tokenizer_config.json",
         **{**json.loads((folder / "tokenizer_config.json").read_text()), "tokenizer_class": "PreTrainedTokenizerFast"},
     )
@@ -224,7 +136,7 @@ def nomic(folder: Path) -> None:
     )
     _save(_vary(NomicBertModel(config)), folder, torch.float32)  # transformers writes this architecture's old names
     (folder / "config.json").write_text(json.dumps(NOMIC_CONFIG))
-    _json(folder / "tokenizer_config.json", **{**json.loads((folder / "tokenizer_config.json").read_text()), "model_max_length": 8192})
+    write_json(folder / "tokenizer_config.json", **{**json.loads((folder / "tokenizer_config.json").read_text()), "model_max_length": 8192})
     _sentence_transformers(folder, "mean", {}, normalize=False, max_seq_length=8192)
 
 
@@ -298,7 +210,7 @@ def bge_reranker_base(folder: Path) -> None:
 def bge_reranker_v2_m3(folder: Path) -> None:
     """BAAI/bge-reranker-v2-m3: the same with 8,194 positions."""
     _bge_reranker(folder, 8, positions=8_194)
-    _json(folder / "tokenizer_config.json", **{**json.loads((folder / "tokenizer_config.json").read_text()), "model_max_length": 8192})
+    write_json(folder / "tokenizer_config.json", **{**json.loads((folder / "tokenizer_config.json").read_text()), "model_max_length": 8192})
 
 
 def _bge_reranker(folder: Path, seed: int, positions: int) -> None:
@@ -400,7 +312,7 @@ def _save(model: Any, folder: Path, dtype: Any, **config: Any) -> None:
 
     logging.disable_progress_bar()
     model.to(dtype).save_pretrained(folder)
-    _json(folder / "config.json", **{**json.loads((folder / "config.json").read_text()), **config})
+    write_json(folder / "config.json", **{**json.loads((folder / "config.json").read_text()), **config})
 
 
 def _sentence_transformers(folder: Path, pooling: str, prompts: dict[str, str], normalize: bool = True, max_seq_length: int = 0) -> None:
@@ -408,16 +320,12 @@ def _sentence_transformers(folder: Path, pooling: str, prompts: dict[str, str], 
     modes = {"cls": "cls_token", "mean": "mean_tokens", "lasttoken": "lasttoken", "max": "max_tokens"}
     flags = {f"pooling_mode_{spelling}": mode == pooling for mode, spelling in modes.items()}
     (folder / "1_Pooling").mkdir()
-    _json(folder / "1_Pooling" / "config.json", word_embedding_dimension=HIDDEN, **flags)
+    write_json(folder / "1_Pooling" / "config.json", word_embedding_dimension=HIDDEN, **flags)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] if normalize else [])]
     entries = [
         {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"} for n, (path, kind) in enumerate(modules)
     ]
     (folder / "modules.json").write_text(json.dumps(entries))
-    _json(folder / "config_sentence_transformers.json", prompts=prompts, default_prompt_name=None, similarity_fn_name="cosine")
+    write_json(folder / "config_sentence_transformers.json", prompts=prompts, default_prompt_name=None, similarity_fn_name="cosine")
     if max_seq_length:
-        _json(folder / "sentence_bert_config.json", max_seq_length=max_seq_length, do_lower_case=False)
-
-
-def _json(file: Path, **content: Any) -> None:
-    file.write_text(json.dumps(content, indent=1))
+        write_json(folder / "sentence_bert_config.json", max_seq_length=max_seq_length, do_lower_case=False)
