@@ -112,7 +112,7 @@ def row(name: str, direct: float, forwarded: float) -> Row:
     return (
         name,
         f"{forwarded * 1e3:.1f} ms, directly {direct * 1e3:.1f} ms",
-        f"{forwarded / direct:.2f} (+{(forwarded - direct) * 1e3:.1f} ms)",
+        f"{forwarded / direct:.2f} ({(forwarded - direct) * 1e3:+.1f} ms)",
     )
 
 

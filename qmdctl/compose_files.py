@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,20 @@ def key_comments(path: Path) -> dict[str, str]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """One compose file as data. ConfigurationError with the line for bad YAML."""
+    """One compose file as data, not to be changed. ConfigurationError with the line for bad YAML."""
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}", f"git checkout {path.name}") from None
+    return _load(path, about.st_mtime_ns, about.st_size)
+
+
+@cache
+def _load(path: Path, modified: int, size: int) -> dict[str, Any]:
+    """Read once for each state of the file: parsing is what a short command would spend its time on."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
         pass
 
     def tagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
