@@ -31,7 +31,7 @@ def pull(context: typer.Context, json_output: JsonOption = False) -> None:
     from qmdctl.errors import InterruptedByUser
     from qmdctl.pulling.images import pull_image
     from qmdctl.pulling.progress import Progress
-    from qmdctl.pulling.weights import download, wanted_models
+    from qmdctl.pulling.weights import download, stop_download, wanted_models
 
     call = invocation(context)
     terminal = call.output(json_output)
@@ -55,6 +55,7 @@ def pull(context: typer.Context, json_output: JsonOption = False) -> None:
     try:
         pulled, downloaded = together(images, weights)
     except KeyboardInterrupt:
+        stop_download(engine)
         raise InterruptedByUser("Interrupted. What is downloaded is kept.", "qmdctl pull goes on") from None
     finally:
         progress.close()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from qmdctl.compose import Compose
-from qmdctl.errors import QmdError
+from qmdctl.engine import Engine, answering
+from qmdctl.errors import MissingError, QmdError
 from qmdctl.models.known import KNOWN, is_folder
 from qmdctl.models.size import weight_bytes
 from qmdctl.process import ProcessError, stream
@@ -17,6 +20,7 @@ from qmdctl.settings import Settings
 
 REVISIONS = {"EMBED_MODEL": "EMBED_REVISION", "RERANK_MODEL": "RERANK_REVISION", "VLLM_MODEL": "VLLM_REVISION"}
 ANSWER_SECONDS = 10.0
+CONTAINER = f"qmd-download-{os.getpid()}"
 
 
 def wanted_models(settings: Settings) -> list[str]:
@@ -80,8 +84,14 @@ def download(compose: Compose, models: list[str], progress: Progress) -> list[di
     return list(last.values())
 
 
+def stop_download(engine: Engine) -> None:
+    """End the downloader after Ctrl-C: Compose may end before it has handed the signal on, and the container would go on by itself."""
+    with contextlib.suppress(MissingError), answering():  # mostly it has ended already
+        engine.client.api.remove_container(CONTAINER, force=True)
+
+
 def _lines(compose: Compose, models: list[str]) -> Iterator[dict[str, Any]]:
-    command = compose.command("run", "--rm", "--no-deps", "--no-TTY", "--quiet-pull", "embed", "download", *models)
+    command = compose.command("run", "--rm", "--name", CONTAINER, "--no-deps", "--no-TTY", "--quiet-pull", "embed", "download", *models)
     compose.echo(command)
     try:
         for text in stream(command, cwd=compose.folder, environment=compose.environment()):

@@ -67,6 +67,7 @@ def stack(registry: Registry, tmp_path: Path) -> Iterator[Stack]:
             "HF_ENDPOINT": hub.url,
         }
         running = Stack(make_project(tmp_path / "project", tmp_path, values), hub)
+        running.close("qmdpull")  # what a run that was cut off left would count as downloaded
         yield running
         running.close("qmdpull")
 
