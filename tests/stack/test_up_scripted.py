@@ -200,6 +200,13 @@ def test_a_timeout_names_the_phase_and_the_doubling_command(stack: Qmdctl) -> No
     assert docker("inspect", "--format", "{{.State.Status}}", container(stack, "embed")) == "running"
 
 
+def test_the_timeout_covers_what_compose_does_before(stack: Qmdctl) -> None:
+    done = up(stack, "--timeout", "0.1", "embed")
+    assert done.status == 4, done.err
+    assert "docker compose up is not through after 0.1 s: it builds or pulls images." in done.err
+    assert "qmdctl up embed --timeout 0.2 " in done.err
+
+
 def test_ctrl_c_ends_the_waiting_and_what_runs_goes_on(stack: Qmdctl) -> None:
     stack.set(FAKE_EMBED=LOADING, FAKE_VLLM="")
     with stack.start("up", "--skip-checks") as process:
