@@ -113,6 +113,23 @@ class Engine:
                 raise
         return True
 
+    def execute(self, container: Container, command: list[str]) -> str:
+        """What a short command in the running container prints on stdout; empty where the container has ended.
+
+        The command only reads: what changes something goes through `docker compose`.
+        """
+        from docker.errors import APIError
+
+        with answering():
+            try:
+                made = self.client.api.exec_create(container.id, command, stderr=False)
+                raw: bytes = self.client.api.exec_start(made["Id"])
+            except APIError as error:
+                if error.is_client_error():
+                    return ""
+                raise
+        return raw.decode("utf-8", "replace")
+
     def logs(self, container: Container, *, tail: int = 200, since: datetime | None = None) -> list[str]:
         """The last lines of its log, both streams in order, without timestamps; of one that is gone, or going, none."""
         from docker.errors import APIError

@@ -18,7 +18,7 @@ def status(context: typer.Context, json_output: JsonOption = False) -> None:
     call = invocation(context)
     terminal = call.output(json_output)
     settings = call.settings(need_env=False)
-    stack = look(Engine.connect(), settings.name, settings.services, settings)
+    stack = look(Engine.connect(), settings.services, settings)
     ready = all(one.ready for one in stack)
     started = any(one.container for one in stack)
     text = as_table(stack) if started else "The stack is not running.\n  → qmdctl up"

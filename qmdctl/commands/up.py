@@ -54,7 +54,7 @@ def up(
     engine = Engine.connect()
     there = engine.containers(settings.name)
     off = [name for name in there if name in settings.every_service and name not in settings.services]
-    if not off and _is_current(compose, settings, {name: one for name, one in there.items() if name in services}, services):
+    if not off and _is_current(engine, compose, settings, {name: one for name, one in there.items() if name in services}, services):
         _already_running(engine, settings, services, terminal)
         return
     try:
@@ -76,13 +76,15 @@ def up(
     _report(engine, settings, services, start, terminal)
 
 
-def _is_current(compose: Compose, settings: Settings, running: dict[str, Container], services: list[str]) -> bool:
+def _is_current(engine: Engine, compose: Compose, settings: Settings, running: dict[str, Container], services: list[str]) -> bool:
     """Whether all of `services` are ready, made from the configuration and the files that are there now."""
     from qmdctl.startup.compose_up import changed
     from qmdctl.startup.freshness import outdated
-    from qmdctl.startup.phases import phase_of
+    from qmdctl.startup.overview import look
 
-    if len(running) < len(services) or not all(phase_of(one).ready for one in running.values()):
+    if len(running) < len(services) or not all(one.running for one in running.values()):
+        return False
+    if not all(one.ready for one in look(engine, services, settings) if one.service in services):
         return False
     if any(outdated(settings.project.folder, one) for one in running.values()):
         return False
@@ -92,7 +94,7 @@ def _is_current(compose: Compose, settings: Settings, running: dict[str, Contain
 def _already_running(engine: Engine, settings: Settings, services: list[str], terminal: Terminal) -> None:
     from qmdctl.startup.overview import as_table, look
 
-    stack = look(engine, settings.name, services, settings)
+    stack = look(engine, services, settings)
     terminal.result(f"The stack is running.\n{as_table(stack)}", _result("running", [one.payload() for one in stack]))
 
 
@@ -122,7 +124,9 @@ def _wait(
     from qmdctl.startup.watch import EngineSource, Watch
 
     with make_display(terminal, make_estimate(settings, state)) as display:
-        watch = Watch(EngineSource(engine), settings.name, services, display, facts=settings, began=began, again=again)
+        watch = Watch(
+            EngineSource(engine, settings.project.folder), settings.name, services, display, facts=settings, began=began, again=again
+        )
         start = watch.run(limit, spent)
     remember(start_key(settings), state, {name: start.phases[name] for name in start.fresh}, start.total_seconds)
     return start
@@ -133,7 +137,7 @@ def _report(engine: Engine, settings: Settings, services: list[str], start: Star
     from qmdctl.startup.overview import addresses, look
     from qmdctl.terminal import human_seconds
 
-    stack = look(engine, settings.name, services, settings)
+    stack = look(engine, services, settings)
     restarts = "".join(f" {name} was restarted {count} time{'s' * (count > 1)} on the way." for name, count in start.restarted.items())
     text = f"Ready in {human_seconds(start.total_seconds)}.{restarts}\n{addresses(stack)}\nTest it with real requests: qmdctl health"
     data = _result("ready", [one.payload() for one in stack])

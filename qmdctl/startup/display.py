@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from qmdctl.startup.estimate import Estimate, Progress
+from qmdctl.tailnet.login import login_text
 from qmdctl.terminal import Terminal, human_bytes, human_seconds
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class PlainDisplay:
             rest = "" if where.phase.ready else self.estimate.text(progress)
             self.terminal.note(f"[{human_seconds(seconds)}] {service}: {describe(where)}" + (f"; {rest}" if rest else ""))
 
+    def ask_login(self, service: str, link: str) -> None:
+        self.terminal.note(login_text(service, link))
+
 
 class LiveDisplay:
     """One line per service: name, phase, seconds in it; below them what is left. Drawn with rich."""
@@ -72,6 +76,10 @@ class LiveDisplay:
     def show(self, progress: Mapping[str, Progress], seconds: float) -> None:
         if self._live is not None:
             self._live.update(self._table(progress, seconds))
+
+    def ask_login(self, service: str, link: str) -> None:
+        if self._live is not None:
+            self._live.console.print(login_text(service, link), markup=False, soft_wrap=True)
 
     def _table(self, progress: Mapping[str, Progress], seconds: float) -> Table:
         from rich.spinner import Spinner

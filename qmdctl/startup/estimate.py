@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from qmdctl.settings import Settings
 from qmdctl.startup.phases import ORDER, Phase
 from qmdctl.state import State
+from qmdctl.tailnet import SIDECARS
 from qmdctl.terminal import human_seconds
 
-NOT_REMEMBERED = frozenset({"downloading", "waiting", "ready"})  # these depend on the line, on the other service, or have no end
+NOT_REMEMBERED = frozenset({"downloading", "waiting", "login", "approval", "ready"})  # up to the line, another service, a person; no end
 TOTAL = "total"  # beside the phases: the whole start
 MODEL_KEYS = ("EMBED_MODEL", "RERANK_MODEL", "VLLM_MODEL")
 
@@ -36,14 +37,16 @@ class Estimate:
     source: str = ""
 
     def remaining(self, progress: Mapping[str, Progress]) -> float | None:
-        """Seconds until all are ready; None when that cannot be told."""
-        rests = {service: self._rest(service, where) for service, where in progress.items()}
-        for service, where in progress.items():
-            if where.phase.name == "waiting":  # its own rest begins when the others are ready
+        """Seconds until all are ready, sidecars aside, which take moments or a person's hand; None when that cannot be told."""
+        rests = {service: self._rest(service, where) for service, where in progress.items() if service not in SIDECARS}
+        for service in rests:
+            if progress[service].phase.name == "waiting":  # its own rest begins when the others are ready
                 others = [rest for name, rest in rests.items() if name != service and progress[name].phase.name != "waiting"]
                 rests[service] = _sum(rests[service], max((rest for rest in others if rest is not None), default=0.0))
         known = list(rests.values())
-        return None if not known or None in known else max(rest for rest in known if rest is not None)
+        if all(progress[service].phase.ready for service in rests):
+            return None  # what is left is a sidecar's
+        return None if None in known else max(rest for rest in known if rest is not None)
 
     def text(self, progress: Mapping[str, Progress]) -> str:
         """ "about 2 min left (last start took 4 min 05 s)", or as much of it as is known."""
@@ -73,7 +76,7 @@ def make_estimate(settings: Settings, state: State) -> Estimate:
     """From the last complete start of these models here, else from their preset."""
     last = state.last_start(start_key(settings))
     known = {service: last[service] for service in settings.services if last.get(service)}
-    if len(known) < len(settings.services):
+    if any(service not in known for service in settings.services if service not in SIDECARS):
         return preset_estimate(settings)
     totals = [phases[TOTAL] for phases in known.values() if TOTAL in phases]
     return Estimate(known, f"last start took {human_seconds(max(totals))}" if totals else "going by the last start")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from qmdctl.engine import Container, Engine
+from qmdctl.settings import Settings
 from qmdctl.startup.causes import cause_of
 from qmdctl.startup.phases import Phase, phase_of
+from qmdctl.startup.sidecar_phases import renamed_text, sidecar_phase
 from qmdctl.startup.watch import FAILED, EngineSource
+from qmdctl.tailnet import SIDECARS
+from qmdctl.tailnet.sidecar import read_sidecar
 from qmdctl.terminal import human_seconds, table
 
 MODEL_VARIABLES = ("EMBED_MODEL", "RERANK_MODEL", "QMD_MODEL")
 PATHS = {"embed": "/v1/embeddings, /v1/rerank", "vllm": "/v1/completions, /v1/chat/completions"}
+PATHS |= {sidecar: f"{PATHS[service]} on the tailnet" for sidecar, service in SIDECARS.items()}
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class ServiceStatus:
     container: Container | None
     cause: str = ""
     fix: str = ""
+    name_url: str = ""  # of a sidecar: its address on the tailnet
 
     @property
     def ready(self) -> bool:
@@ -33,8 +39,8 @@ class ServiceStatus:
 
     @property
     def url(self) -> str:
-        ports = list(self.container.ports.values()) if self.container else []
-        return f"http://127.0.0.1:{ports[0]}" if ports else ""
+        ports = list(self.container.ports.values()) if self.container and self.service not in SIDECARS else []
+        return self.name_url or (f"http://127.0.0.1:{ports[0]}" if ports else "")
 
     @property
     def models(self) -> list[str]:
@@ -68,23 +74,30 @@ class ServiceStatus:
         }
 
 
-def look(engine: Engine, project: str, services: Sequence[str], facts: Mapping[str, str]) -> list[ServiceStatus]:
+def look(engine: Engine, services: Sequence[str], settings: Settings) -> list[ServiceStatus]:
     """All of `services`, and any other container of the project."""
-    containers, source = engine.containers(project), EngineSource(engine)
+    containers, source = engine.containers(settings.name), EngineSource(engine, settings.project.folder)
     found = []
     for name in [*services, *(name for name in containers if name not in services)]:
         container = containers.get(name)
         wants_log = container is not None and container.health == "starting" and name == "vllm"
-        phase = phase_of(container, source.log(container, whole=False) if container and wants_log else [])
+        inside = read_sidecar(engine, container) if container is not None and container.running and name in SIDECARS else None
+        phase = phase_of(
+            container,
+            source.log(container, whole=False) if container and wants_log else [],
+            sidecar_phase(inside, settings.project.folder, container.name) if inside and container else None,
+        )
         cause, fix = "", ""
         if container is None or container.state == "created":
             fix = "qmdctl up"
         elif phase.name == "exited" and container.exit_code in (0, 143) and not container.error:
             fix = f"qmdctl start {name}"
         elif phase.name in FAILED or phase.name == "restarting":
-            why = cause_of(container, phase, source.log(container, whole=True), facts, phase.name == "restarting")
+            why = cause_of(container, phase, source.log(container, whole=True), settings, phase.name == "restarting")
             cause, fix = why.sentence, why.fix
-        found.append(ServiceStatus(name, phase, container, cause, fix))
+        if inside is not None and inside.renamed and not cause:
+            cause, fix = renamed_text(inside)
+        found.append(ServiceStatus(name, phase, container, cause, fix, inside.url if inside else ""))
     return found
 
 

@@ -10,7 +10,11 @@ from qmdctl.engine import Container
 from qmdctl.terminal import human_bytes
 
 # In the order in which a start goes through them.
-ORDER = ("created", "starting", "resolving", "downloading", "waiting", "loading", "compiling", "capturing", "warming", "ready")
+ORDER = (
+    *("created", "starting", "resolving", "downloading", "waiting", "loading", "compiling", "capturing", "warming"),
+    *("connecting", "login", "approval", "applying", "certificate"),  # a sidecar's
+    "ready",
+)
 WORDS = {
     "created": "created, not started yet",
     "starting": "starting",
@@ -21,6 +25,11 @@ WORDS = {
     "compiling": "compiling",
     "capturing": "capturing CUDA graphs",
     "warming": "warming up",
+    "connecting": "connecting to the tailnet",
+    "login": "waiting for its login",
+    "approval": "waiting for approval in the admin console",
+    "applying": "putting its serve config in force",
+    "certificate": "getting its certificate",
     "ready": "ready",
     "unresponsive": "its engine does not answer",
     "unhealthy": "unhealthy",
@@ -84,12 +93,17 @@ class Phase:
         return words + (f" (stalled: no new byte for {self.stalled_seconds:.0f} s; check the network)" if self.stalled else "")
 
 
-def phase_of(container: Container | None, log: Sequence[str] = ()) -> Phase:
-    """`log`: the last lines since the container's start; only vLLM's are read, where its healthcheck says no more than "loading"."""
+def phase_of(container: Container | None, log: Sequence[str] = (), inside: Phase | None = None) -> Phase:
+    """`log`: the last lines since the container's start; only vLLM's are read, where its healthcheck says no more than "loading".
+
+    `inside`: of a running sidecar, what it says of itself.
+    """
     if container is None:
         return Phase("missing")
     if container.state != "running":
         return _not_running(container)
+    if inside is not None:
+        return inside
     probe = container.probe
     # Docker calls it healthy until several checks in a row have failed; an engine that embed itself says is loading again is not ready.
     # A single late answer of a busy vLLM ("error" in phase "ready") is left to Docker's count.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 from qmdctl.engine import Container, Engine
@@ -13,6 +14,9 @@ from qmdctl.errors import MissingError, WaitTimeoutError
 from qmdctl.startup.causes import Cause, StartFailed, cause_of
 from qmdctl.startup.estimate import Progress
 from qmdctl.startup.phases import Phase, phase_of
+from qmdctl.startup.sidecar_phases import sidecar_phase
+from qmdctl.tailnet import SIDECARS
+from qmdctl.tailnet.sidecar import read_sidecar
 
 POLL_SECONDS = 0.5
 LOG_LINES = 200
@@ -21,6 +25,7 @@ MISSING_LOOKS = 20
 ENGINE_AWAY_SECONDS = 60.0  # unpacking an image of 20 GB can keep an engine from answering, and so does its restart
 FAILED = frozenset({"error", "unhealthy", "exited", "paused"})
 RATE_WINDOW_SECONDS = 30.0
+LOGIN_GRACE_SECONDS = 60.0  # a sidecar that nobody logs in begins anew after its TS_BOOT_TIMEOUT; that is no fault
 
 
 class Source(Protocol):
@@ -31,12 +36,15 @@ class Source(Protocol):
     def log(self, container: Container, whole: bool) -> list[str]:
         """Its last lines: of this run, or of all runs."""
 
+    def inside(self, container: Container) -> Phase | None:
+        """What a running sidecar says of itself; None for any other container."""
+
 
 class EngineSource:
-    """The containers and logs of a real engine."""
+    """The containers and logs of a real engine; `folder` is the project's."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self._engine, self._folder = engine, folder
 
     def containers(self, project: str) -> dict[str, Container]:
         return self._engine.containers(project)
@@ -44,9 +52,17 @@ class EngineSource:
     def log(self, container: Container, whole: bool) -> list[str]:
         return self._engine.logs(container, tail=LOG_LINES, since=None if whole else container.started_at)
 
+    def inside(self, container: Container) -> Phase | None:
+        if container.service not in SIDECARS or not container.running:
+            return None
+        return sidecar_phase(read_sidecar(self._engine, container), self._folder, container.name)
+
 
 class Display(Protocol):
     def show(self, progress: Mapping[str, Progress], seconds: float) -> None: ...
+
+    def ask_login(self, service: str, link: str) -> None:
+        """A sidecar waits for somebody to open `link`."""
 
 
 @dataclass
@@ -62,6 +78,8 @@ class Service:
     looks_without: int = 0  # a container
     fresh: bool = False  # its start was seen from the beginning
     bytes_seen: list[tuple[float, int]] = field(default_factory=list)
+    asked: str = ""  # the login link that was shown last
+    asking_at: float = -LOGIN_GRACE_SECONDS
 
     def enter(self, phase: Phase, now: float, before: float) -> None:
         """Count the time since the look `before` for the phase it was in, and note the new one."""
@@ -140,7 +158,7 @@ class Watch:
                 self._look(service, containers.get(service.name), now, before)
             self.display.show({name: service.progress(now) for name, service in self.services.items()}, now - started)
             for service in self.services.values():
-                self._judge(service, containers.get(service.name))
+                self._judge(service, containers.get(service.name), now)
             if all(service.phase.ready for service in self.services.values()):
                 phases = {name: service.seconds for name, service in self.services.items()}
                 restarted = {name: service.restarts for name, service in self.services.items() if service.restarts}
@@ -154,19 +172,27 @@ class Watch:
     def _look(self, service: Service, container: Container | None, now: float, before: float) -> None:
         needs_log = container is not None and container.service == "vllm" and container.running and container.health == "starting"
         log = self.source.log(container, whole=False) if needs_log and container is not None else []
-        service.enter(phase_of(container, log), now, before)
+        inside = self.source.inside(container) if container is not None else None
+        service.enter(phase_of(container, log, inside), now, before)
+        if service.phase.name == "login":
+            service.asking_at = now
+            if service.phase.detail != service.asked:
+                service.asked = service.phase.detail
+                self.display.ask_login(service.name, service.asked)
         if container is not None:
             if service.restarts_at_start is None:
                 service.restarts_at_start = container.restart_count
                 service.fresh = self.began is not None and container.started_at is not None and container.started_at >= self.began
             service.restarts = max(0, container.restart_count - service.restarts_at_start)
 
-    def _judge(self, service: Service, container: Container | None) -> None:
+    def _judge(self, service: Service, container: Container | None, now: float) -> None:
         """StartFailed when it cannot become ready by itself."""
         if container is None:
             service.looks_without += 1
             if service.restarts_at_start is not None or service.looks_without >= MISSING_LOOKS:
                 raise StartFailed(service.name, "missing", Cause("its container is gone", "qmdctl up"))
+            return
+        if now - service.asking_at < LOGIN_GRACE_SECONDS:
             return
         loop = service.restarts >= LOOP_RESTARTS or (container.state == "restarting" and container.restart_count >= LOOP_RESTARTS)
         if loop or service.phase.name in FAILED:

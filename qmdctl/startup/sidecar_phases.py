@@ -1,0 +1,51 @@
+"""What a sidecar is doing, from what it knows of itself: a start is over when the name answers with a certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qmdctl.errors import ConfigurationError
+from qmdctl.startup.phases import Phase
+from qmdctl.tailnet import serve_config
+from qmdctl.tailnet.sidecar import Sidecar
+
+HTTPS_OFF = (
+    "the tailnet gives no certificates, so Tailscale serves nothing here; fix: turn on MagicDNS and HTTPS Certificates in the admin console"
+    " (login.tailscale.com/admin/dns), then: qmdctl restart {service}"
+)
+STOPPED = "Tailscale is switched off in it; fix: docker exec {container} tailscale up --reset, or: qmdctl down --forget, then qmdctl up"
+EXPIRED = "its login has expired; fix: qmdctl down --forget, then qmdctl up with a new key (a node with a tag does not expire)"
+
+
+def sidecar_phase(sidecar: Sidecar, folder: Path, container_name: str = "") -> Phase:
+    """`folder`: the project's, whose serve config is to be in force. The detail of a login is its link."""
+    if sidecar.expired:
+        return Phase("error", EXPIRED)
+    if sidecar.state == "NeedsLogin":
+        return Phase("login", sidecar.auth_url) if sidecar.auth_url else Phase("connecting")
+    if sidecar.state == "NeedsMachineAuth":
+        return Phase("approval", "login.tailscale.com/admin/machines")
+    if sidecar.state == "Stopped":
+        return Phase("error", STOPPED.format(container=container_name))
+    if not sidecar.running:
+        return Phase("connecting")
+    if not sidecar.cert_domains:
+        return Phase("error", HTTPS_OFF.format(service=sidecar.service))
+    try:
+        wanted = serve_config.read(serve_config.on_disk(folder, sidecar.serve_path))
+    except ConfigurationError as error:
+        return Phase("error", f"{error.message}; fix: {error.fix}")
+    if not serve_config.same(sidecar.serve, serve_config.expected(wanted, sidecar.cert_domain)):
+        return Phase("applying")
+    if sidecar.certificate is None or sidecar.certificate.days_left <= 0:
+        return Phase("certificate", next((text for text in sidecar.health if "certificate" in text.lower()), ""))
+    return Phase("ready")
+
+
+def renamed_text(sidecar: Sidecar) -> tuple[str, str]:
+    """What it means that the name is another than the one asked for, and what mends it."""
+    return (
+        f"the tailnet has another machine called {sidecar.wanted}, so this one is {sidecar.name}",
+        f"remove the old {sidecar.wanted} in the admin console (login.tailscale.com/admin/machines) and rename this one there, or"
+        f" qmdctl down --forget, then qmdctl up; keep the volume: a lost login is what makes a new machine",
+    )
