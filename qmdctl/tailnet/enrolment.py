@@ -72,7 +72,7 @@ def ask_key(own_server: bool) -> str | None:
 
     while True:
         try:
-            answer: str = typer.prompt("Auth key (empty: log in by a link)", default="", show_default=False, hide_input=True, err=True)
+            answer: str = typer.prompt("Auth key [empty: by a login link]", default="", show_default=False, hide_input=True, err=True)
         except typer.Abort:
             raise InterruptedByUser("Nothing was written.") from None
         if not answer.strip():
