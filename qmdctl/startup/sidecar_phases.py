@@ -10,8 +10,8 @@ from qmdctl.tailnet import serve_config
 from qmdctl.tailnet.sidecar import Sidecar
 
 HTTPS_OFF = (
-    "HTTPS is off on the tailnet: it gives no certificates, so Tailscale serves nothing here; fix: turn on MagicDNS and HTTPS Certificates in"
-    " {console}; it then goes on by itself, qmdctl status shows it"
+    "HTTPS is off on the tailnet: it gives no certificates, so Tailscale serves nothing here; fix: turn on MagicDNS and HTTPS Certificates"
+    " in {console}; it then goes on by itself, qmdctl status shows it"
 )
 STOPPED = "Tailscale is switched off in it; fix: docker exec {container} tailscale up --reset, or: qmdctl down --forget, then qmdctl up"
 
