@@ -10,8 +10,6 @@ from qmdctl.commands.common import JsonOption, invocation
 from qmdctl.commands.test import EmbedUrlOption, GenerateUrlOption
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from qmdctl.laptop.clients import Client
     from qmdctl.laptop.index_yml import Change
     from qmdctl.laptop.models import Models
@@ -137,9 +135,9 @@ def confirm(terminal: Terminal, change: Change, yes: bool) -> None:
 
 def _notes(chosen: Client, names: Names, models: Models, variable: str, key_env: str | None) -> list[str]:
     """Where everything is from, and what this client's user has to know."""
-    origins = {f"{models.origins[role]}": [] for role in models.origins}  # type: dict[str, list[str]]
+    origins: dict[str, list[str]] = {}
     for role, origin in models.origins.items():
-        origins[origin].append(getattr(models, role))
+        origins.setdefault(origin, []).append(getattr(models, role))
     told = [f"{chosen.title}: {names.embed} ({names.origins['embed']}), {names.generation} ({names.origins['vllm']})."]
     told.append("Models: " + "; ".join(f"{', '.join(found)} ({origin})" for origin, found in origins.items()) + ".")
     if any(origin != "served" for origin in models.origins.values()):

@@ -1,7 +1,7 @@
 """The seed client's index.yml: its `remote:` block set, every other byte as it was.
 
-ruamel.yaml tells where in the text each value stands; the text is changed there alone, so comments, order, quotes and line endings stay. The
-result is read again and has to be the old document with the new values, or nothing is written.
+ruamel.yaml tells where in the text each value stands; the text is changed there alone, so comments, order, quotes and line endings stay.
+The result is read again and has to be the old document with the new values, or nothing is written.
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ def redacted(text: str) -> str:
 
 
 def propose(path: Path, wanted: Wanted) -> Change:
-    """The file with `wanted` below `remote:`. ConfigurationError where it cannot be read, is no such YAML, or cannot be changed in place."""
+    """The file with `wanted` below `remote:`.
+
+    ConfigurationError where it cannot be read, is no such YAML, or cannot be changed in place.
+    """
     try:
         before = path.read_bytes().decode("utf-8")
     except FileNotFoundError:

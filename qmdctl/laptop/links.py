@@ -86,10 +86,10 @@ def prove_name(proof: Proof, service: str, url: str, laptop: Laptop, *, forwards
 
     def name() -> str:
         addresses.extend(resolved(host, laptop))
-        return f"{host} is {', '.join(addresses[:2])}"
+        return ", ".join(addresses[:2])
 
     reached = named = add("name", name)
-    reached = add(f"port {port}", lambda: dial.connect(host, port, unreachable_fix(host, service, laptop)), reached)
+    reached = add(f"port {port}", lambda: dial.connect(host, port, unreachable_fix(host, port, service, laptop)), reached)
     context = _trust(secure)
     if secure:
         reached = add("certificate", lambda: dial.certificate(host, port, context, full_name(host, laptop)), reached)
@@ -170,14 +170,16 @@ def _why_unresolved(host: str, tailnet: Tailnet | None) -> tuple[str, str]:
     )
 
 
-def unreachable_fix(host: str, service: str, laptop: Laptop) -> str:
+def unreachable_fix(host: str, port: int, service: str, laptop: Laptop) -> str:
     """What to do where the port does not answer."""
     node = laptop.tailnet.node(host) if laptop.tailnet else None
     if node and not node.online:
         return f"the node is offline; {dial.WHERE}qmdctl status; qmdctl start ts-{service}"
     if laptop.tailnet and not laptop.tailnet.running:
         return start_it(laptop.tailnet.program)
-    return f"{dial.WHERE}qmdctl health (is HTTPS on, the serve config in force?); the tailnet's policy must let this machine reach port 443"
+    if not host.endswith(".ts.net") and not (laptop.tailnet and laptop.tailnet.owns(host)):
+        return "is the address right, and does the service run there?"
+    return f"{dial.WHERE}qmdctl health (is the serve config in force?); the tailnet's policy must let this machine reach port {port}"
 
 
 def full_name(host: str, laptop: Laptop) -> str:

@@ -37,10 +37,10 @@ def served_models(names: Names, defaults: Models, settings: Settings | None = No
     from qmdctl.laptop.dial import trust
 
     found = {role: (getattr(defaults, role), "default") for role in ROLES}
-    for role, keys in SETTINGS.items() if settings is not None else ():
-        value = next((settings[name] for name in keys if settings[name]), "")
-        if value:
-            found[role] = (value, f"the project's {keys[-1]}")
+    for role, keys in SETTINGS.items():
+        key_set = next((name for name in keys if settings is not None and settings[name]), "")
+        if settings is not None and key_set:
+            found[role] = (settings[key_set], f"the project's {key_set}")
     headers = {"authorization": f"Bearer {key or 'any'}"}
     secure = names.embed.startswith("https://") or names.generation.startswith("https://")
     with httpx.Client(trust_env=False, verify=trust() if secure else False, headers=headers, timeout=SECONDS) as client:
@@ -58,7 +58,7 @@ def served_models(names: Names, defaults: Models, settings: Settings | None = No
 def _generating(client: httpx.Client, names: Names, others: tuple[str, ...]) -> tuple[str, bool]:
     """(the model that generates text, or nothing; whether a key was wanted).
 
-    vLLM lists its model first, then aliases. The embed service, where it forwards generation, lists what it forwards to behind its `others`.
+    vLLM lists its model first, then aliases. The embed service, where it forwards generation, lists after its `others` what it forwards to.
     """
     listed = _get(client, f"{names.generation}/v1/models")
     entries = [one for one in listed.get("data") or () if isinstance(one, dict) and isinstance(one.get("id"), str)]
