@@ -125,8 +125,11 @@ class FakeStack:
 
             def finish_request(self, request: Any, client_address: Any) -> None:
                 # The handshake in the connection's own thread; a client that refuses the certificate breaks it off.
-                with contextlib.suppress(OSError):
-                    super().finish_request(context.wrap_socket(request, server_side=True) if context else request, client_address)
+                with (
+                    contextlib.suppress(OSError),
+                    context.wrap_socket(request, server_side=True) if context else contextlib.nullcontext(request) as connection,
+                ):
+                    super().finish_request(connection, client_address)
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.port = self.server.server_port
