@@ -207,7 +207,7 @@ def _edits(text: str, root: Any, wanted: Wanted, name: str) -> list[tuple[int, i
     if _is_mapping(node):
         return _of_mapping(text, key, node, wanted, newline, name)
     if node.tag == NULL and node.value == "" and not root.flow_style:
-        start = _line_end(text, key.end_mark.index, newline)
+        start = _line_end(text, key.end_mark.index)
         return [(start, start, _fresh(text, start, newline) + "".join(_lines(wanted, key.start_mark.column + 2, newline)))]
     line = key.start_mark.line + 1
     raise ConfigurationError(f"{name}, line {line}: remote is not a mapping of keys", "make it one; nothing was written")
@@ -226,8 +226,10 @@ def _of_mapping(text: str, owner: Any, node: Any, wanted: Wanted, newline: str, 
             key_node, value_node = pairs[key]
             if isinstance(value, str):
                 edits += _of_scalar(text, key_node, value_node, value)
-                if node.flow_style or value_node.end_mark.line == key_node.start_mark.line:
-                    place = value_node.end_mark.index if node.flow_style else _line_end(text, value_node.end_mark.index, newline)
+                if node.flow_style:
+                    place = value_node.end_mark.index
+                elif _is_empty(value_node) or value_node.end_mark.line == key_node.start_mark.line:
+                    place = _line_end(text, key_node.end_mark.index)
             elif _is_mapping(value_node):
                 edits += _of_mapping(text, key_node, value_node, value, newline, name)
             else:
@@ -259,6 +261,8 @@ def _of_scalar(text: str, key: Any, node: Any, value: str) -> list[tuple[int, in
     if node.value == value and node.tag.endswith(":str"):
         return []
     start, end = node.start_mark.index, node.end_mark.index
+    if _is_empty(node):
+        start = end = text.index(":", key.end_mark.index) + 1
     if start < key.end_mark.index or text[start : start + 1] in ("&", "*"):
         raise _Unfit
     quoted = f"'{value}'" if node.style == "'" else f'"{value}"' if node.style == '"' else _scalar(value)
@@ -284,7 +288,12 @@ def _scalar(value: str) -> str:
     return value if re.fullmatch(r"[A-Za-z][\w./:@-]*[\w/]", value) else f'"{value}"'
 
 
-def _line_end(text: str, index: int, newline: str) -> int:
+def _is_empty(node: Any) -> bool:
+    """Whether nothing stands there; ruamel.yaml then puts its place somewhere behind."""
+    return bool(node.start_mark.index == node.end_mark.index)
+
+
+def _line_end(text: str, index: int) -> int:
     """Where the line after the one of `index` begins; the text's end where there is none."""
     found = text.find("\n", index)
     return len(text) if found < 0 else found + 1
