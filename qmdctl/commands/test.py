@@ -10,8 +10,9 @@ import typer
 from qmdctl.commands.common import JsonOption, invocation
 
 if TYPE_CHECKING:
-    from qmdctl.laptop.links import Laptop, Proof
+    from qmdctl.laptop.links import Proof
     from qmdctl.laptop.names import Names
+    from qmdctl.laptop.reach import Laptop
 
 EmbedUrlOption = Annotated[str | None, typer.Option(metavar="URL", help="Address of the embed service; else tailscale finds it.")]
 GenerateUrlOption = Annotated[
@@ -36,9 +37,10 @@ def test(
     Exit status 1 when a link is broken; the first is named.
     """
     from qmdctl.laptop.key import read_key
-    from qmdctl.laptop.links import Laptop, look, prove, proxy_note
+    from qmdctl.laptop.links import prove
     from qmdctl.laptop.names import choose_names
     from qmdctl.laptop.project import found_project
+    from qmdctl.laptop.reach import Laptop, look, proxy_note
     from qmdctl.laptop.tailscale import read_tailnet
 
     call = invocation(context)

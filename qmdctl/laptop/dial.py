@@ -26,6 +26,10 @@ TAILNET = (ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd7a:115
 WHERE = "on the GPU box: "
 
 
+class Silent(Broken):
+    """A port that neither took nor refused the connection."""
+
+
 def lookup(name: str, seconds: float = RESOLVE_SECONDS) -> list[str]:
     """A name's addresses by this machine's resolver, IPv4 first; none where it has none. Broken when nothing answers in time."""
     answers: Queue[list[str]] = Queue()
@@ -59,9 +63,7 @@ def connect(host: str, port: int, fix: str, seconds: float = CONNECT_SECONDS) ->
         with socket.create_connection((host, port), seconds) as connection:
             return f"{connection.getpeername()[0]} port {port}"
     except TimeoutError:
-        raise Broken(
-            f"port {port} did not answer in {seconds:g} s: it is offline, or the tailnet's policy does not let this machine in", fix
-        ) from None
+        raise Silent(f"port {port} did not answer in {seconds:g} s: nobody is there, or a firewall is in between", fix) from None
     except ConnectionRefusedError:
         raise Broken(f"port {port} is closed: nothing is served there", fix) from None
     except OSError as error:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from qmdctl.laptop import dial
-from qmdctl.laptop.links import Laptop, Proof, addresses_of_nodes, closed, full_name, prove, proxy_note
+from qmdctl.laptop.links import Proof, addresses_of_nodes, closed, prove
 from qmdctl.laptop.names import Names
-from qmdctl.laptop.tailscale import Tailnet, parse
+from qmdctl.laptop.reach import Laptop, full_name, proxy_note
+from qmdctl.laptop.tailscale import Pong, Tailnet, parse
 from qmdctl.probes import Broken, Link
 from tests.qmdctl.test_laptop_names import EMBED, VLLM
 from tests.support.laptop import SUFFIX, Answer, Authority, FakeStack, node, silent_port, status, tls_end
@@ -160,7 +161,7 @@ def test_a_wrong_answer_is_named_with_its_fix(path: str, answer: Answer, link: s
     assert why in told[1]
     assert fix in told[2]
     if link == "/health":
-        assert {by_name(proof)[name].detail for name in ("embedding", "rerank", "forwarded chat")} == {"not tried"}
+        assert {by_name(proof)[name].detail for name in ("embedding", "rerank", "forwarded chat")} == {""}
 
 
 def test_a_broken_name_does_not_hide_the_other(stack: FakeStack) -> None:
@@ -310,6 +311,23 @@ def test_a_machine_that_is_not_on_the_tailnet_is_the_first_broken_link(stack: Fa
     proof = prove(Names(f"https://qmd-embed.{SUFFIX}"), Laptop(stopped, resolve=lambda name: []))
     assert broken(proof)[:2] == ("tailscale", "Tailscale is switched off on this machine")
     assert prove(Names(stack.url), Laptop(stopped)).broken is None  # it is not needed for this address
+
+
+def test_silence_of_a_port_is_the_policys_or_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dial, "connect", lambda host, port, fix: (_ for _ in ()).throw(dial.Silent("port 443 did not answer", fix)))
+    monkeypatch.setattr(dial, "open_ports", lambda addresses, ports: [])
+    names, read = Names(f"https://qmd-embed.{SUFFIX}"), parse("tailscale", status(EMBED))
+
+    def proof(pong: Pong | None, tailnet: Tailnet | None = read) -> Proof:
+        return prove(names, Laptop(tailnet, resolve=lambda name: ["100.64.0.1"], ping=lambda tailnet, address: pong))
+
+    barred = proof(Pong("192.168.1.7:41651", "", "", "3 ms"))
+    assert "answers a ping, but not there: the tailnet's policy" in broken(barred)[1]
+    assert by_name(barred)["path"].detail == "1 hop, direct 192.168.1.7:41651, 3 ms"
+    offline = proof(None)
+    assert "it is offline" in broken(offline)[1] and "qmdctl start ts-embed" in broken(offline)[2]
+    assert by_name(offline)["path"].ok is None and by_name(offline)["closed ports"].ok is None
+    assert broken(proof(None, None))[1] == "port 443 did not answer"
 
 
 def test_full_names() -> None:

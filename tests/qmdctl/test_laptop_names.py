@@ -182,7 +182,7 @@ BY_PEER = "pong from qmd-embed (100.64.0.1) via peer-relay(10.1.1.1:4000:vni:7) 
         (DIRECT, "1 hop, direct 192.168.1.7:41651, 3 ms", ""),
         (RELAYED, "2 hops, through the relay fra, 38 ms", "41651"),
         (BY_PEER, "2 hops, through the peer relay 10.1.1.1:4000:vni:7, 1.2 s", "41651"),
-        ("", "2 hops, through the relay fra, no answer to a ping", "41651"),
+        ("", "2 hops, through the relay fra, but no ping came back", "41651"),
         ("pong from x (100.64.0.1) via [fd7a::1]:41651 in 0s\n", "1 hop, direct [fd7a::1]:41651, less than 1 ms", ""),
     ],
 )
@@ -198,7 +198,7 @@ def test_hops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pong: str, detail
 def test_hops_without_a_ping_and_to_oneself() -> None:
     read = tailnet(node("qmd-embed", "100.64.0.1", CurAddr="192.168.1.7:41651"), node("idle", "100.64.0.3", Relay=""))
     silent = lambda tailnet, address: None  # noqa: E731
-    assert path_to(read, read.peers[1], "41651", silent) == ("1 hop, direct 192.168.1.7:41651, no answer to a ping", "")
+    assert path_to(read, read.peers[1], "41651", silent) == ("1 hop, direct 192.168.1.7:41651, but no ping came back", "")
     assert path_to(read, read.peers[0], "41651", silent)[0].startswith("not known")
     assert read.this is not None
     assert path_to(read, read.this, "41651", silent)[0].startswith("0 hops")
