@@ -42,16 +42,16 @@ def resolved(host: str, laptop: Laptop) -> list[str]:
     tailnet = laptop.tailnet
     if not addresses:
         raise Broken(f"{host} does not resolve{_why_unresolved(host, tailnet)[0]}", _why_unresolved(host, tailnet)[1])
-    node = tailnet.node(host) if tailnet else None
+    own = [address for node in (tailnet.named(host) if tailnet else []) for address in node.addresses]
     strangers = [address for address in addresses if not dial.in_tailnet(address)] if host.endswith(".ts.net") else []
     if strangers:
         raise Broken(
             f"{host} resolves to {strangers[0]}, which is no address of a tailnet: another resolver than MagicDNS answers, or Funnel is on",
             "tailscale set --accept-dns=true; tailscale dns status; Funnel must be off for this node",
         )
-    if node and not set(addresses) & set(node.addresses):
+    if own and not set(addresses) & set(own):
         raise Broken(
-            f"{host} resolves to {addresses[0]}, but the node of that name has {', '.join(node.addresses) or 'no address'}",
+            f"{host} resolves to {addresses[0]}, but the node of that name has {', '.join(own)}",
             "remove the name from this machine's hosts file, or its resolver's cache",
         )
     return addresses
@@ -65,7 +65,7 @@ def _why_unresolved(host: str, tailnet: Tailnet | None) -> tuple[str, str]:
         return f": {state_of(tailnet)[0]}", state_of(tailnet)[1]
     if not tailnet.magic_dns:
         return ": MagicDNS is off on this tailnet", "switch MagicDNS on: https://login.tailscale.com/admin/dns"
-    if tailnet.node(host):
+    if tailnet.named(host):
         return (
             ", although the tailnet has that node: this machine does not ask MagicDNS",
             "tailscale set --accept-dns=true; tailscale dns status",
@@ -98,8 +98,8 @@ def silence(addresses: list[str], service: str, laptop: Laptop, error: Broken) -
 
 def unreachable_fix(host: str, port: int, service: str, laptop: Laptop) -> str:
     """What to do where the port does not answer."""
-    node = laptop.tailnet.node(host) if laptop.tailnet else None
-    if node and not node.online:
+    nodes = laptop.tailnet.named(host) if laptop.tailnet else []
+    if nodes and not nodes[0].online:
         return f"the node is offline; {dial.WHERE}qmdctl status; qmdctl start ts-{service}"
     if laptop.tailnet and not laptop.tailnet.running:
         return start_it(laptop.tailnet.program)

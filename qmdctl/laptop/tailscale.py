@@ -73,9 +73,9 @@ class Tailnet:
         if self.this:
             yield self.this
 
-    def node(self, name: str) -> Node | None:
-        """The node with this full DNS name."""
-        return next((node for node in self.nodes() if node.name == name.rstrip(".").lower()), None)
+    def named(self, name: str) -> list[Node]:
+        """The nodes with this full DNS name, those that are online first; some control servers give one name twice."""
+        return sorted((node for node in self.nodes() if node.name == name.rstrip(".").lower()), key=lambda node: not node.online)
 
     def hosts(self, address: str) -> list[Node]:
         """Who answers for an address: its node, or those that host the Service."""
@@ -83,7 +83,7 @@ class Tailnet:
 
     def owns(self, name: str) -> bool:
         """Whether a name is one that MagicDNS answers."""
-        return name.endswith(".ts.net") or bool(self.suffix and name.endswith("." + self.suffix)) or self.node(name) is not None
+        return name.endswith(".ts.net") or bool(self.suffix and name.endswith("." + self.suffix)) or bool(self.named(name))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 from qmdctl.laptop import dial
 from qmdctl.laptop.links import Proof, addresses_of_nodes, closed, prove
 from qmdctl.laptop.names import Names
-from qmdctl.laptop.reach import Laptop, full_name, proxy_note
+from qmdctl.laptop.reach import Laptop, full_name, proxy_note, resolved
 from qmdctl.laptop.tailscale import Pong, Tailnet, parse
 from qmdctl.probes import Broken, Link
 from tests.qmdctl.test_laptop_names import EMBED, VLLM
@@ -298,6 +298,12 @@ def test_names_that_do_not_lead_there(host: str, addresses: list[str], document:
     assert link.ok is False
     assert why in link.detail
     assert fix in link.fix
+
+
+def test_one_name_given_twice() -> None:
+    twice = parse("tailscale", status(EMBED, node("qmd-embed", "100.64.0.4")))
+    laptop = Laptop(twice, resolve=lambda name: ["100.64.0.4"])
+    assert resolved(f"qmd-embed.{SUFFIX}", laptop) == ["100.64.0.4"]
 
 
 def test_the_resolver_itself_is_asked() -> None:
