@@ -43,7 +43,9 @@ def found_project(call: Invocation) -> Here:
         settings = load_settings(project, need_env=False)
     except ConfigurationError as error:
         return Here(problem=f"{project.folder}: {error.message}; the defaults are used.")
-    return Here(settings, "", _set(settings, HOSTNAME_KEYS), _set(settings, UDP_KEYS))
+    # With Tailscale Services the keys name this box's own nodes; clients take the names that boxes share, which are the default ones.
+    hostnames = {} if settings["TAILNET_SERVICE"] else _set(settings, HOSTNAME_KEYS)
+    return Here(settings, "", hostnames, _set(settings, UDP_KEYS))
 
 
 def _set(settings: Settings, keys: dict[str, str]) -> dict[str, str]:

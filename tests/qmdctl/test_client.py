@@ -123,6 +123,22 @@ def test_a_project_that_is_here_gives_names_and_models_and_is_not_remembered(qmd
     assert qmdctl("--project", str(tmp_path), "client", "--embed-url", "http://127.0.0.1:9").returncode == 2
 
 
+def test_on_the_box_the_sidecars_tell_their_names(qmdctl: Run, tmp_path: Path, folder: Path) -> None:
+    (folder / ".env").write_text("COMPOSE_PROFILES=generation,tailnet\n")
+    answer = status()
+    answer["Self"] |= {"DNSName": f"qmd-embed-2.{SUFFIX}.", "HostName": "qmd-embed"}
+    path = fake_tailscale(tmp_path / "bin", answer)
+    program = tmp_path / "bin" / "docker"
+    program.write_text(f'#!/bin/sh\n# FAKE docker\n[ "$1 $2" = "exec qmd-ts-embed" ] && cat {tmp_path}/bin/status.json\n')
+    program.chmod(0o755)
+    said = json.loads(qmdctl("client", "--json", "--generate-url", "http://127.0.0.1:9", cwd=folder, PATH=path).stdout)
+    assert said["names"]["embed_url"] == f"https://qmd-embed-2.{SUFFIX}"
+    assert said["names"]["origins"] == {"embed": "its sidecar here", "vllm": "given"}
+    (folder / ".env").write_text("COMPOSE_PROFILES=tailnet\nTAILNET_SERVICE=1\nEMBED_HOSTNAME=qmd-embed-2\n")
+    said = json.loads(qmdctl("client", "--json", "--generate-url", "http://127.0.0.1:9", cwd=folder, PATH=path).stdout)
+    assert said["names"]["embed_url"] == f"https://qmd-embed.{SUFFIX}"
+
+
 def test_write_shows_the_difference_asks_and_keeps_the_rest(qmdctl: Run, tmp_path: Path, stack: FakeStack) -> None:
     config = tmp_path / "config"
     arguments = ["client", "--write", "--embed-url", stack.url, "--generate-url", stack.url.replace("127.0.0.1", "localhost")]
