@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import resource
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -153,6 +152,8 @@ def owner() -> tuple[int, int]:
 
 def container_user(terminal: Terminal) -> dict[str, str]:
     """The user that the containers run as, who has to read the key files: their owner as the engine numbers users."""
+    import resource  # not on Windows, where only the laptop's verbs run
+
     uid, gid = owner()
     if not rootless():
         return {"QMD_UID": str(uid), "QMD_GID": str(gid)}

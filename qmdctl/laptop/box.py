@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+from qmdctl.engine import Engine
 from qmdctl.errors import QmdError
-from qmdctl.laptop.names import HOSTNAMES, SERVICES
-from qmdctl.laptop.tailscale import parse
-from qmdctl.process import run
+from qmdctl.laptop.names import HOSTNAMES
+from qmdctl.tailnet import SIDECARS
+from qmdctl.tailnet.sidecar import read_sidecar
 
 if TYPE_CHECKING:
     from qmdctl.settings import Settings
 
 PROFILE = "tailnet"
-SECONDS = 10
 
 
 def names_of_box(settings: Settings) -> dict[str, str]:
@@ -22,13 +21,15 @@ def names_of_box(settings: Settings) -> dict[str, str]:
     if PROFILE not in settings.profiles:
         return {}
     names = {}
-    for service in SERVICES:
-        command = ["docker", "exec", f"qmd-ts-{service}", "tailscale", "status", "--json", "--peers=false"]
-        try:
-            tailnet = parse("tailscale", json.loads(run(command, timeout_seconds=SECONDS).stdout))
-        except (QmdError, ValueError, LookupError):
-            continue
-        if tailnet.running and tailnet.this and tailnet.this.name:
-            shared = bool(settings["TAILNET_SERVICE"]) and tailnet.suffix
-            names[service] = f"{HOSTNAMES[service]}.{tailnet.suffix}" if shared else tailnet.this.name
+    try:
+        engine = Engine.connect()
+        containers = engine.containers(settings.name)
+        for sidecar, service in SIDECARS.items():
+            container = containers.get(sidecar)
+            node = read_sidecar(engine, container) if container is not None and container.running else None
+            if node is not None and node.running and node.name:
+                shared = bool(settings["TAILNET_SERVICE"]) and node.suffix
+                names[service] = f"{HOSTNAMES[service]}.{node.suffix}" if shared else node.name
+    except QmdError:  # no engine, or one that went away: the names are asked for elsewhere
+        return {}
     return names

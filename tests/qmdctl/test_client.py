@@ -17,12 +17,17 @@ from typing import Any
 import pytest
 import yaml
 
+from qmdctl.engine import Container, Engine
 from qmdctl.errors import ConfigurationError
+from qmdctl.laptop.box import names_of_box
 from qmdctl.laptop.clients import check_variable, default_models, find_client, load_clients
 from qmdctl.laptop.key import read_key
 from qmdctl.laptop.models import Models, served_models
 from qmdctl.laptop.names import Names
+from qmdctl.tailnet.sidecar import MARK
 from tests.qmdctl.conftest import Run
+from tests.qmdctl.containers import container
+from tests.qmdctl.projects import settings_of
 from tests.qmdctl.test_client_index import BLOCK
 from tests.qmdctl.test_laptop_names import EMBED, VLLM
 from tests.support.laptop import SUFFIX, Answer, Authority, FakeStack, fake_tailscale, status
@@ -123,20 +128,34 @@ def test_a_project_that_is_here_gives_names_and_models_and_is_not_remembered(qmd
     assert qmdctl("--project", str(tmp_path), "client", "--embed-url", "http://127.0.0.1:9").returncode == 2
 
 
-def test_on_the_box_the_sidecars_tell_their_names(qmdctl: Run, tmp_path: Path, folder: Path) -> None:
-    (folder / ".env").write_text("COMPOSE_PROFILES=generation,tailnet\n")
-    answer = status()
-    answer["Self"] |= {"DNSName": f"qmd-embed-2.{SUFFIX}.", "HostName": "qmd-embed"}
-    path = fake_tailscale(tmp_path / "bin", answer)
-    program = tmp_path / "bin" / "docker"
-    program.write_text(f'#!/bin/sh\n# FAKE docker\n[ "$1 $2" = "exec qmd-ts-embed" ] && cat {tmp_path}/bin/status.json\n')
-    program.chmod(0o755)
-    said = json.loads(qmdctl("client", "--json", "--generate-url", "http://127.0.0.1:9", cwd=folder, PATH=path).stdout)
-    assert said["names"]["embed_url"] == f"https://qmd-embed-2.{SUFFIX}"
-    assert said["names"]["origins"] == {"embed": "its sidecar here", "vllm": "given"}
-    (folder / ".env").write_text("COMPOSE_PROFILES=tailnet\nTAILNET_SERVICE=1\nEMBED_HOSTNAME=qmd-embed-2\n")
-    said = json.loads(qmdctl("client", "--json", "--generate-url", "http://127.0.0.1:9", cwd=folder, PATH=path).stdout)
-    assert said["names"]["embed_url"] == f"https://qmd-embed.{SUFFIX}"
+class Box:
+    """FAKE engine: one sidecar that runs, and what it says of itself."""
+
+    def __init__(self, state: str) -> None:
+        own = {"DNSName": f"qmd-embed-2.{SUFFIX}."}
+        self.status = {"BackendState": state, "Self": own, "CurrentTailnet": {"MagicDNSSuffix": SUFFIX}}
+
+    def containers(self, project: str) -> dict[str, Container]:
+        return {"ts-embed": container("ts-embed"), "ts-vllm": container("ts-vllm", state="exited")}
+
+    def execute(self, container: Container, command: list[str]) -> str:
+        return f"{MARK} status\n{json.dumps(self.status)}\n"
+
+
+@pytest.mark.parametrize(
+    ("state", "values", "names"),
+    [
+        ("Running", {"COMPOSE_PROFILES": "generation,tailnet"}, {"embed": f"qmd-embed-2.{SUFFIX}"}),
+        ("Running", {"COMPOSE_PROFILES": "tailnet", "TAILNET_SERVICE": "1"}, {"embed": f"qmd-embed.{SUFFIX}"}),
+        ("NeedsLogin", {"COMPOSE_PROFILES": "tailnet"}, {}),
+        ("Running", {"COMPOSE_PROFILES": "generation"}, {}),
+    ],
+)
+def test_on_the_box_the_sidecars_tell_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, values: dict[str, str], names: dict[str, str]
+) -> None:
+    monkeypatch.setattr(Engine, "connect", lambda: Box(state))
+    assert names_of_box(settings_of(tmp_path, values)) == names
 
 
 def test_write_shows_the_difference_asks_and_keeps_the_rest(qmdctl: Run, tmp_path: Path, stack: FakeStack) -> None:
