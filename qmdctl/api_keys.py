@@ -28,9 +28,9 @@ from qmdctl.errors import ConfigurationError
 PREFIX = "qmd_"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 NAMED = re.compile(rf"# ({NAME.pattern}) (\d{{4}}-\d\d-\d\d)")
-FREE = re.compile(rb"#ha256:[0-9a-f]{64}\n")
 LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|$)")
 MARK, MARK_IN_FORCE = "#ha256:", b"s"  # the beginning of a digest's line that does not count, and the byte that makes it count
+FREE = re.compile(rf"{MARK}[0-9a-f]{{64}}\n".encode())
 HEALTH = "qmdctl-health"  # whose keys last for one call
 
 
@@ -53,7 +53,7 @@ class Key:
 
 @dataclass(frozen=True)
 class KeyFile:
-    """The keys, the numbers of lines that the service ignores because they are no key, and where `passing_key` finds records to use again."""
+    """The keys, the numbers of lines that are no key (the service ignores them), and where `passing_key` finds records to use again."""
 
     keys: list[Key] = field(default_factory=list)
     unusable: list[int] = field(default_factory=list)
@@ -181,10 +181,11 @@ def passing_key(path: Path) -> Iterator[str]:
     try:
         yield key
     finally:
-        with _locked(path) as handle:
-            for place in parse(_content(handle), path).keys:
-                if place.digest == digest:
-                    _write(handle, b"#", place.at)
+        if path.exists():
+            with _locked(path) as handle:
+                for place in parse(_content(handle), path).keys:
+                    if place.digest == digest:
+                        _write(handle, b"#", place.at)
 
 
 def _record(handle: int, name: str, key: str, at: int | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +30,7 @@ def add(
     It works at once, without a restart.
     """
     from qmdctl import api_keys
+    from qmdctl.commands.init import make_secrets_folder
 
     call = invocation(context)
     terminal = call.output(json_output)
@@ -39,7 +39,7 @@ def add(
     api_keys.check_name(name)
     switching = not in_force and (yes or agreed(terminal))
     made = not path.exists()
-    make_folder(path)
+    make_secrets_folder(path.parent)
     key = api_keys.add(path, name, owner_of(settings))
     if switching:
         switch_on(settings, path, name)
@@ -141,20 +141,6 @@ def switch_on(settings: Settings, path: Path, name: str) -> None:
     except BaseException:
         api_keys.revoke(path, name)
         raise
-
-
-def make_folder(path: Path) -> None:
-    """The file's folder, the caller's. ConfigurationError where it cannot be made."""
-    from qmdctl.commands.init import sudo_user
-    from qmdctl.env_file import refused
-
-    try:
-        if not path.parent.exists():
-            path.parent.mkdir(parents=True)
-            if caller := sudo_user():
-                os.chown(path.parent, *caller)
-    except OSError as error:
-        raise refused(path.parent, error, "made") from None
 
 
 def owner_of(settings: Settings) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -21,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from demo.processes import ROOT
-from qmdctl import env_file
+from qmdctl import api_keys, env_file
 from qmdctl.commands.init import secret_there, write_secrets
 from qmdctl.errors import ConfigurationError
 from qmdctl.project import Project
@@ -146,11 +147,14 @@ def test_secrets_are_files_for_their_owner_alone(qmdctl: Run, clone: Path, tmp_p
         about = (clone / "secrets" / name).stat()
         assert about.st_mode & 0o777 == 0o600
         assert str(about.st_uid) == written["QMD_UID"]
-    key = (clone / "secrets/api_keys").read_text().strip()
-    assert len(key) >= 40
+    stored = (clone / "secrets/api_keys").read_text()
+    key = done.stdout.rpartition("API key, shown this once: ")[2].strip()
+    assert hashlib.sha256(key.encode()).hexdigest() in stored
+    assert key not in stored + done.stderr
     assert "hf_secret" not in done.stdout + done.stderr
-    qmdctl("-C", str(clone), "init", "--cpu", "--api-key", "--yes")
-    assert (clone / "secrets/api_keys").read_text().strip() == key, "a key that clients have is not replaced"
+    again = qmdctl("-C", str(clone), "init", "--cpu", "--api-key", "--yes")
+    assert (clone / "secrets/api_keys").read_text() == stored, "a key that clients have is not replaced"
+    assert "qmd_" not in again.stdout + again.stderr
 
 
 def test_a_key_file_that_env_does_not_name_locks_the_service_too(qmdctl: Run, clone: Path) -> None:
@@ -162,14 +166,23 @@ def test_a_key_file_that_env_does_not_name_locks_the_service_too(qmdctl: Run, cl
     assert "my-own-key" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("content", "arguments"), [("", []), ("\n", []), ("# one per line\n", ["--yes"])])
-def test_a_key_file_without_a_key_gets_one(qmdctl: Run, clone: Path, content: str, arguments: list[str]) -> None:
+@pytest.mark.parametrize("content", ["", "\n", "# one per line\n", "# without an end", "sha256:abc\n"])
+def test_a_key_file_without_a_key_gets_one(qmdctl: Run, clone: Path, content: str) -> None:
     """An empty file would let nobody in."""
     (clone / "secrets/api_keys").write_text(content)
-    done = qmdctl("-C", str(clone), "init", "--cpu", "--api-key", *arguments)
+    done = qmdctl("-C", str(clone), "init", "--cpu", "--api-key", "--json")
     assert done.returncode == 0, done.stderr
-    assert len((clone / "secrets/api_keys").read_text().strip()) >= 40
-    assert "The key is in" in done.stderr
+    stored = (clone / "secrets/api_keys").read_text()
+    assert stored.startswith(content)
+    assert hashlib.sha256(json.loads(done.stdout)["api_key"].encode()).hexdigest() in stored
+
+
+def test_a_key_that_nobody_has_seen_is_taken_back(clone: Path, qmdctl: Run) -> None:
+    """.env cannot be written: it is a link to a folder that is not there."""
+    (clone / ".env").symlink_to(clone / "no-such-folder/.env")
+    done = qmdctl("-C", str(clone), "init", "--cpu", "--api-key", "--json")
+    assert done.returncode == 2, done.stderr
+    assert api_keys.read(clone / "secrets/api_keys").keys == []
 
 
 def test_behind_sudo_everything_is_the_users(qmdctl: Run, clone: Path, tmp_path: Path) -> None:
