@@ -67,11 +67,12 @@ def check_service(service: str, container: Container | None, key: str | None, ti
     if service in REQUESTS:  # of a service that a compose.override.yaml adds, nothing more is known
         chain += [("port", lambda: connect(port, service)), ("/health", probe.health)]
     links: list[Link] = []
-    for name, action in chain:
-        links.append(Link(service, name) if any(link.ok is not True for link in links) else try_link(service, name, action))
-    requests: list[tuple[str, Callable[[], str]]] = [(name, getattr(probe, name)) for name in REQUESTS.get(service, ())]
-    whole = all(link.ok for link in links)
-    return links + [try_link(service, name, action) if whole else Link(service, name) for name, action in requests]
+    with probe.client:
+        for name, action in chain:
+            links.append(Link(service, name) if any(link.ok is not True for link in links) else try_link(service, name, action))
+        requests: list[tuple[str, Callable[[], str]]] = [(name, getattr(probe, name)) for name in REQUESTS.get(service, ())]
+        whole = all(link.ok for link in links)
+        return links + [try_link(service, name, action) if whole else Link(service, name) for name, action in requests]
 
 
 def check_forwarder(container: Container | None, links: list[Link], key: str | None, timeout: float) -> Link:
@@ -82,7 +83,9 @@ def check_forwarder(container: Container | None, links: list[Link], key: str | N
     if container is None or reached is None or not reached.ok:
         return Link("embed", "forwarded chat")
     port = next(iter(container.ports.values()), 0)
-    return try_link("embed", "forwarded chat", Probe("embed", f"http://127.0.0.1:{port}", timeout, key).chat)
+    probe = Probe("embed", f"http://127.0.0.1:{port}", timeout, key)
+    with probe.client:
+        return try_link("embed", "forwarded chat", probe.chat)
 
 
 def check_lock(container: Container | None, links: list[Link], timeout: float) -> Link:
@@ -93,7 +96,9 @@ def check_lock(container: Container | None, links: list[Link], timeout: float) -
     if container is None or reached is None or not reached.ok:
         return Link("embed", "lock")
     port = next(iter(container.ports.values()), 0)
-    return try_link("embed", "lock", Probe("embed", f"http://127.0.0.1:{port}", timeout).lock)
+    probe = Probe("embed", f"http://127.0.0.1:{port}", timeout)
+    with probe.client:
+        return try_link("embed", "lock", probe.lock)
 
 
 def running(service: str, container: Container | None) -> str:
