@@ -39,7 +39,8 @@ def _file(context: Context, key: str, path: Path) -> Iterator[Finding]:
     except OSError:
         about = None
     if about is None or not S_ISREG(about.st_mode):
-        mend = f"install -m 600 /dev/null {path}, then write the key into it; or empty {key} in .env"
+        made = f"install -m 600 /dev/null {path}, then write the key into it"
+        mend = f"{'qmdctl keys add NAME' if key == 'API_KEYS_FILE' and about is None else made}; or empty {key} in .env"
         yield Finding("secrets", "failure", f"{key}={context.settings[key]} is not a file", "Compose cannot mount it", mend, True)
         return
     if key == CA:

@@ -370,11 +370,11 @@ def test_on_a_terminal_it_asks_for_the_cache_and_ctrl_c_writes_nothing(clone: Pa
     assert values(clone)["HF_CACHE_DIR"] == str(tmp_path / ".cache/huggingface")
 
 
-def converse(folder: Path, home: Path, answers: list[str]) -> tuple[int, str]:
-    """Run init on a pseudo-terminal and answer each question as it comes; the exit status and all that it said."""
+def converse(folder: Path, home: Path, answers: list[str], *arguments: str) -> tuple[int, str]:
+    """Run init, or what is given, on a pseudo-terminal and answer each question as it comes; the exit status and all that it said."""
     reader, writer = pty.openpty()
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm"}
-    command = [sys.executable, "-m", "qmdctl", "-C", str(folder), "init"]
+    command = [sys.executable, "-m", "qmdctl", "-C", str(folder), *(arguments or ["init"])]
     process = subprocess.Popen(command, stdin=writer, stdout=writer, stderr=writer, env=environment, cwd=home, start_new_session=True)
     os.close(writer)
     said, whole, waiting, end = "", "", list(answers), time.monotonic() + 60

@@ -24,8 +24,9 @@ from qmdctl.commands.health import api_key
 from qmdctl.commands.keys import switch_on
 from qmdctl.errors import ConfigurationError
 from tests.qmdctl.conftest import Run
+from tests.qmdctl.contexts import NoEngine, machine, one
 from tests.qmdctl.projects import settings_of
-from tests.qmdctl.test_init import OTHER, other_user
+from tests.qmdctl.test_init import OTHER, converse, other_user
 from tests.support.service import ServiceProcess
 
 
@@ -146,6 +147,36 @@ def test_without_the_setting_a_key_does_nothing_and_add_says_so(qmdctl: Run, fol
     assert "qmdctl up" in agreed.stderr
     assert (folder / ".env").read_text() == "# mine\nEMBED_PORT=9001\nAPI_KEYS_FILE=./secrets/api_keys\n"
     assert all(accepts(keys_path(folder), key.stdout.strip()) for key in (done, agreed))
+
+
+def test_on_a_terminal_add_asks_before_it_sets_the_setting(folder: Path, tmp_path: Path) -> None:
+    (folder / ".env").write_text("EMBED_PORT=9001\n")
+    assert converse(folder, tmp_path, ["\x04"], "keys", "add", "none")[0] == 130  # an end of file: nothing is written
+    assert not keys_path(folder).exists()
+    assert converse(folder, tmp_path, ["n"], "keys", "add", "ann")[0] == 0
+    assert (folder / ".env").read_text() == "EMBED_PORT=9001\n"
+    assert converse(folder, tmp_path, ["y"], "keys", "add", "ben")[0] == 0
+    assert (folder / ".env").read_text() == "EMBED_PORT=9001\nAPI_KEYS_FILE=./secrets/api_keys\n"
+    assert [key.name for key in api_keys.read(keys_path(folder)).keys] == ["ann", "ben"]
+
+
+@pytest.mark.parametrize(
+    ("content", "level", "words"),
+    [
+        (None, "failure", "is not a file"),
+        (b"", "warning", "has no key"),
+        (b"# ann 2026-01-31\n# revoked on 2026-02-01\n", "warning", "has no key"),
+        (b"\xff", "failure", "not UTF-8"),
+    ],
+)
+def test_doctor_finds_a_file_that_lets_nobody_in(tmp_path: Path, content: bytes | None, level: str, words: str) -> None:
+    if content is not None:
+        (tmp_path / "keys").write_bytes(content)
+        (tmp_path / "keys").chmod(0o600)
+    values = {"API_KEYS_FILE": "keys", "QMD_UID": str(os.getuid())}
+    finding = one(NoEngine(tmp_path, machine(), values), "secrets", level)
+    assert words in finding.what
+    assert finding.fix
 
 
 def test_a_key_that_nobody_has_seen_is_taken_back_where_env_cannot_be_written(folder: Path) -> None:
