@@ -33,9 +33,16 @@ class Broken(Exception):
         self.why, self.fix = why, fix
 
 
+class Locked(Exception):
+    """A refusal that is as it should be: nothing is broken, and nothing is proven either."""
+
+
 @dataclass
 class Link:
-    """One link of the chain from the engine to a true answer. `seconds` is None where it was not tried."""
+    """One link of the chain from the engine to a true answer.
+
+    `ok` is None where it was not tried (`seconds` is None) or where a lock refused the request, as it should.
+    """
 
     service: str
     name: str
@@ -44,8 +51,12 @@ class Link:
     detail: str = ""
     fix: str = ""
 
+    @property
+    def locked(self) -> bool:
+        return self.ok is None and self.seconds is not None
+
     def payload(self) -> dict[str, Any]:
-        state = "skipped" if self.ok is None else "ok" if self.ok else "broken"
+        state = {True: "ok", False: "broken", None: "locked" if self.locked else "skipped"}[self.ok]
         seconds = None if self.seconds is None else round(self.seconds, 3)
         return {
             "service": self.service,
@@ -64,6 +75,8 @@ def try_link(service: str, name: str, action: Callable[[], str]) -> Link:
         detail = action()
     except Broken as error:
         return Link(service, name, False, time.perf_counter() - start, error.why, error.fix)
+    except Locked as refusal:
+        return Link(service, name, None, time.perf_counter() - start, str(refusal))
     return Link(service, name, True, time.perf_counter() - start, detail)
 
 
@@ -89,6 +102,14 @@ class Probe:
         if answer.status_code == 200:
             return "200"
         raise Broken(f"/health says {answer.status_code}{state_of(answer)}", self.fix(f"qmdctl status; qmdctl logs {self.service}"))
+
+    def lock(self) -> str:
+        """That a request without a key and without a capability is refused; this probe has no key."""
+        answer = self._send("GET", "/version")
+        if answer.status_code not in (401, 403):
+            why = f"/version answered {answer.status_code} without a key or a capability, although .env demands one"
+            raise Broken(why, f"qmdctl up, which starts {self.service} with what .env says")
+        return f"{answer.status_code} for who has no {'key' if answer.status_code == 401 else 'capability'}"
 
     def embedding(self) -> str:
         """Vectors, one for each text: finite, of unit length and one size."""
@@ -141,10 +162,14 @@ class Probe:
         """A step as this probe's user has to take it."""
         return self.where + step
 
-    def refused(self, path: str, answer: httpx.Response, data: Any) -> Broken:
+    def refused(self, path: str, answer: httpx.Response, data: Any) -> Broken | Locked:
         """What an answer to a request that is no 200 with a JSON object means."""
         if answer.status_code == 401:
-            return Broken("refused: it wants an API key (API_KEYS_FILE is set)", "qmdctl health --key-file FILE, with a key as plain text")
+            why = "the key that was sent is not one of its keys" if self.key else "it wants an API key (API_KEYS_FILE is set)"
+            mend = f"qmdctl keys list; qmdctl restart {self.service}, where a new file took the old one's place: it has the old one"
+            return Broken(f"refused: {why}", mend if self.key else "qmdctl up; or qmdctl health --key-file FILE, with a key as plain text")
+        if answer.status_code == 403 and json_path(data, "error", "code") == "missing_capability":
+            return Locked("refused, as REQUIRE_CAPABILITY demands: this machine's own requests have no capability")
         logs = self.fix(f"qmdctl logs {self.service}")
         if answer.status_code != 200:
             message = json_path(data, "error", "message") or answer.text[:200]
