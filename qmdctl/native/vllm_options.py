@@ -18,13 +18,14 @@ UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 GIGABYTE = 10**9
 # What says how the model is run, and means the same in another container: they go into VLLM_EXTRA_ARGS as they are.
 CARRIED = frozenset(
-    f"--{name}"
-    for name in (
-        "async-scheduling block-size code-revision cpu-offload-gb enable-auto-tool-choice enable-chunked-prefill enable-prefix-caching "
-        "generation-config hf-overrides kv-cache-dtype limit-mm-per-prompt load-format max-num-batched-tokens no-enable-chunked-prefill "
-        "no-enable-prefix-caching override-generation-config pipeline-parallel-size quantization reasoning-parser safetensors-load-strategy "
-        "seed swap-space tensor-parallel-size tokenizer-mode tokenizer-revision tool-call-parser trust-remote-code"
-    ).split()
+    (
+        *("--async-scheduling", "--block-size", "--code-revision", "--cpu-offload-gb", "--enable-auto-tool-choice"),
+        *("--enable-chunked-prefill", "--no-enable-chunked-prefill", "--enable-prefix-caching", "--no-enable-prefix-caching"),
+        *("--generation-config", "--override-generation-config", "--hf-overrides", "--kv-cache-dtype", "--limit-mm-per-prompt"),
+        *("--load-format", "--max-num-batched-tokens", "--pipeline-parallel-size", "--quantization", "--reasoning-parser", "--seed"),
+        *("--swap-space", "--tensor-parallel-size", "--tokenizer-mode", "--tokenizer-revision", "--tool-call-parser"),
+        "--trust-remote-code",
+    )
 )
 SHORT = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-q": "--quantization"}
 # The stack sets these itself, or they mean nothing in it.
