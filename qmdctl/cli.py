@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qmdctl.commands import config, doctor, down, health, init, logs, pull, restart, start, status, stop, up, version
+from qmdctl.commands import config, doctor, down, health, init, logs, migrate, pull, restart, start, status, stop, up, version
 from qmdctl.commands.common import Invocation
 
 # rich_markup_mode=None: plain help starts three times as fast. Locals in a traceback could show a key.
@@ -47,6 +47,7 @@ app.command("restart")(restart.restart)
 app.command("down")(down.down)
 app.command("logs")(logs.logs)
 app.command("config")(config.config)
+app.command("migrate")(migrate.migrate)
 app.command("version")(version.version)
 
 __all__ = ["Invocation", "app"]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from qmdctl.checks.ports import free, holder
 from qmdctl.engine import Engine
-from qmdctl.native.containers import NativeContainer, find_containers, inspected, ours
+from qmdctl.native.containers import NAMES, NativeContainer, find_containers, inspected, ours, parse
 from qmdctl.native.tailscale import Serving, find_serving
 from qmdctl.native.units import Unit, find_units, home_of, left_files
 from qmdctl.native.vllm_options import Serving as Generation
@@ -39,11 +39,12 @@ class Found:
     caches: list[Cache]
     health: dict[str, Any] = field(default_factory=dict)
     left_files: list[Path] = field(default_factory=list)
+    former: list[NativeContainer] = field(default_factory=list)  # under their old names; a migration renamed them
 
     @property
     def anything(self) -> bool:
-        """Whether there is something to take over. What lies still and holds no name is nothing."""
-        return bool(self.active_units or self.containers or self.advertised)
+        """Whether there is something of the seed's. Weights alone are anybody's."""
+        return bool(self.units or self.containers or self.former or self.serving.services or self.serving.node)
 
     @property
     def active_units(self) -> list[Unit]:
@@ -59,7 +60,7 @@ class Found:
         return next((unit for unit in named if unit.takes_part), named[0] if named else None)
 
     def container(self, name: str) -> NativeContainer | None:
-        return next((one for one in self.containers if one.name == name), None)
+        return next((one for one in (*self.containers, *self.former) if one.name == name), None)
 
     @cached_property
     def generation(self) -> Generation:
@@ -91,7 +92,7 @@ class Found:
         return (DEFAULTS[key], "the seed's default") if unit or container else ("", "")
 
     def port(self, service: str) -> int:
-        return port_of(service, self.units, self.containers)
+        return port_of(service, self.units, [*self.containers, *self.former])
 
     def strangers(self) -> dict[int, str]:
         """Ports that neither unit nor container nor stack of ours holds, and who does."""
@@ -136,18 +137,20 @@ class Found:
         yield from (f"weights in {cache.sentence()}" for cache in self.caches)
 
 
-def find(engine: Engine, project: str, folder: Path, runner: Run = run) -> Found:
-    """Look at everything. MissingError where the engine does not answer."""
+def find(engine: Engine, project: str, folder: Path, renamed: Mapping[str, str] | None = None, runner: Run = run) -> Found:
+    """Look at everything. `renamed`: {id: old name} of containers that a migration has renamed. MissingError where no engine answers."""
     containers = find_containers(engine, project, folder)
-    stack = [name for name in ("qmd-embed", "qmd-vllm") if (one := inspected(engine, name)) and ours(one, project, folder)]
+    known = {one.id for one in containers}
+    former = [
+        replace(parse(one), name=name) for id_, name in (renamed or {}).items() if id_ not in known and (one := inspected(engine, id_))
+    ]
+    stack = [name for name in NAMES if (one := inspected(engine, name)) and ours(one, project, folder)]
     units, problem = find_units(runner)
-    ports = {service: port_of(service, units, containers) for service in PORTS}
-    serving = find_serving(ports, runner)
+    ports = {service: port_of(service, units, [*containers, *former]) for service in PORTS}
     health = ask(ports["embed"]) if "qmd-embed" not in stack else {}
-    first = Found(units, problem, containers, stack, serving, [], health, left_files())
-    models = [first.model("EMBED_MODEL")[0], first.model("RERANK_MODEL")[0], first.generation.model]
-    caches = find_caches(cache_candidates(units, containers), filter(None, models))
-    return Found(units, problem, containers, stack, serving, caches, health, first.left_files)
+    found = Found(units, problem, containers, stack, find_serving(ports, runner), [], health, left_files(), former)
+    models = [found.model("EMBED_MODEL")[0], found.model("RERANK_MODEL")[0], found.generation.model]
+    return replace(found, caches=find_caches(cache_candidates(units, [*containers, *former]), filter(None, models)))
 
 
 def port_of(service: str, units: list[Unit], containers: list[NativeContainer]) -> int:

@@ -46,7 +46,7 @@ class Machine:
         self.runner(full)
 
     def unit(self, facts: Mapping[str, Any]) -> Unit | None:
-        manager = Manager(tuple(facts["options"]), facts["user"])
+        manager = Manager(facts["user"])
         names = ",".join((*PROPERTIES, "ExecStart"))
         done = self.runner(manager.command("show", f"{facts['name']}.service", f"--property={names}"))
         return parse_unit(facts["name"], manager, done.stdout)
@@ -82,7 +82,6 @@ def as_root(command: list[str]) -> list[str]:
 def unit_step(unit: Unit) -> Step:
     facts = {
         "name": unit.name,
-        "options": list(unit.manager.options),
         "user": unit.manager.user,
         "active": unit.active,
         "enabled": unit.enabled,
@@ -114,14 +113,13 @@ def _moving(container: NativeContainer, new_name: str) -> list[tuple[str, ...]]:
 
 
 def service_step(name: str, config: Mapping[str, Any], needs_root: bool) -> Step:
-    facts = {"name": name, "config": config, "needs_root": needs_root}
+    facts = {"name": name, "config": config}
     title = f"withdraw this machine from the Tailscale Service {name}; its configuration stays"
     return Step("service", title, facts, (("tailscale", "serve", "drain", name),), needs_root)
 
 
 def serve_step(entry: ServeEntry, needs_root: bool) -> Step:
-    facts = {**entry.payload(), "needs_root": needs_root}
-    return Step("serve", f"end {entry.sentence()}", facts, (tuple(entry.off()),), needs_root)
+    return Step("serve", f"end {entry.sentence()}", entry.payload(), (tuple(entry.off()),), needs_root)
 
 
 def env_step(path: Path, text: str) -> Step:
@@ -193,7 +191,7 @@ def undo_env(facts: dict[str, Any], machine: Machine) -> str:
 
 
 def undo_unit(facts: dict[str, Any], machine: Machine) -> str:
-    manager, file = Manager(tuple(facts["options"]), facts["user"]), f"{facts['name']}.service"
+    manager, file = Manager(facts["user"]), f"{facts['name']}.service"
     unit = machine.unit(facts)
     if facts["enabled"] and (unit is None or not unit.enabled):
         machine.change(manager.command("enable", facts["linked"] or file), manager.needs_root)
@@ -227,16 +225,16 @@ def undo_service(facts: dict[str, Any], machine: Machine) -> str:
         raise QmdError(serving.problem, f"then again: qmdctl migrate --undo (or: tailscale serve advertise {name})")
     if name not in serving.services:
         for entry in entries(facts["config"], name):
-            machine.change(entry.command(), facts["needs_root"])
+            machine.change(entry.command(), serving.needs_root)
     if name not in serving.advertised:
-        machine.change(["tailscale", "serve", "advertise", name], facts["needs_root"])
+        machine.change(["tailscale", "serve", "advertise", name], serving.needs_root)
     return ""
 
 
 def undo_serve(facts: dict[str, Any], machine: Machine) -> str:
-    entry = _serve_entry(facts)
-    if entry not in entries(find_serving({}, machine.runner).config):
-        machine.change(entry.command(), facts["needs_root"])
+    entry, serving = _serve_entry(facts), find_serving({}, machine.runner)
+    if entry not in entries(serving.config):
+        machine.change(entry.command(), serving.needs_root)
     return ""
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from qmdctl.errors import MissingError, QmdError
+from qmdctl.native.units import user_name
 from qmdctl.process import Completed, run
 
 Run = Callable[..., Completed]
@@ -76,10 +76,7 @@ class Serving:
     @property
     def needs_root(self) -> bool:
         """Whether changing it needs root."""
-        try:
-            return os.geteuid() != 0 and self.operator != pwd.getpwuid(os.geteuid()).pw_name
-        except KeyError:
-            return True
+        return os.geteuid() != 0 and self.operator != user_name()
 
     def payload(self) -> dict[str, object]:
         return {

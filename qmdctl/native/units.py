@@ -23,9 +23,8 @@ FOLDERS = (Path("/etc/systemd/system"), Path("/usr/local/lib/systemd/system"), P
 
 @dataclass(frozen=True)
 class Manager:
-    """A systemd that has units. `options`: what `systemctl` needs to reach it; `user`: whose, None for the system's own."""
+    """A systemd that has units. `user`: whose, None for the system's own."""
 
-    options: tuple[str, ...] = ()
     user: str | None = None
 
     @property
@@ -33,7 +32,9 @@ class Manager:
         return self.user is None
 
     def command(self, *arguments: str) -> list[str]:
-        return ["systemctl", *self.options, *arguments]
+        """systemctl on this manager: root reaches a user's through the user's own bus."""
+        options = [] if self.user is None else ["--user", *([f"--machine={self.user}@.host"] if os.geteuid() == 0 else [])]
+        return ["systemctl", *options, *arguments]
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,18 @@ def find_units(runner: Run = run) -> tuple[list[Unit], str]:
 
 def managers() -> list[Manager]:
     """The system's and the caller's own; behind sudo that of who called it."""
-    if os.geteuid() != 0:
-        return [Manager(), Manager(("--user",), pwd.getpwuid(os.geteuid()).pw_name if _known(os.geteuid()) else str(os.geteuid()))]
-    caller = os.environ.get("SUDO_USER")
-    if caller and caller != "root":
-        return [Manager(), Manager(("--user", f"--machine={caller}@.host"), caller)]
-    return [Manager()]
+    if os.geteuid() == 0:
+        caller = os.environ.get("SUDO_USER", "root")
+        return [Manager()] if caller == "root" else [Manager(), Manager(caller)]
+    return [Manager(), Manager(user_name())]
+
+
+def user_name() -> str:
+    """Of this process; its number where it has no name."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def left_files() -> list[Path]:
@@ -193,14 +200,6 @@ def _words(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError:
         return text.split()
-
-
-def _known(uid: int) -> bool:
-    try:
-        pwd.getpwuid(uid)
-    except KeyError:
-        return False
-    return True
 
 
 def _why(done: Completed) -> str:
