@@ -60,6 +60,8 @@ def migrate(
         report_nothing(terminal, found, journal)
         return
     plan = planned(terminal, machine, settings, found, overwrite, keep_services, clear_serve)
+    if plan.kept and terminal.interactive and not (yes or dry_run) and ask_overwrite(terminal, plan):
+        plan = planned(terminal, machine, settings, found, True, keep_services, clear_serve)
     data = {"found": found.payload(), "plan": plan.payload(), "done": []}
     if not plan.steps and not plan.problems:
         report_already(terminal, journal, data, plan, found)
@@ -116,6 +118,17 @@ def planned(
     return plan
 
 
+def ask_overwrite(terminal: Terminal, plan: Plan) -> bool:
+    """Whether .env gives up the values that it has otherwise. InterruptedByUser for Ctrl-C."""
+    from qmdctl.errors import InterruptedByUser
+
+    terminal.note("\n".join(plan.kept_lines()))
+    try:
+        return typer.confirm("Replace these values in .env", default=False, err=True)
+    except typer.Abort:
+        raise InterruptedByUser("Nothing was changed.") from None
+
+
 def propose_env(terminal: Terminal, values: Values) -> Proposal:
     """What init would write, with the values found in it."""
     from pathlib import Path
@@ -131,7 +144,7 @@ def propose_env(terminal: Terminal, values: Values) -> Proposal:
         values.values.setdefault(key, Value(key, value, "you"))
     chosen = values.plain()
     cache = chosen.get("HF_CACHE_DIR")
-    return propose(hardware, chosen=chosen, hub_cache=Path(cache) / "hub" if cache else None)
+    return propose(hardware, None, cpu=None, chosen=chosen, hub_cache=Path(cache) / "hub" if cache else None)
 
 
 def as_text(found: Found, plan: Plan) -> str:

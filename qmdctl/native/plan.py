@@ -54,9 +54,7 @@ class Plan:
                     yield f"       {f'{value.key}={env_file.shown(value.key, value.value)}'.ljust(width)}  # {value.origin}"
         if self.kept:
             yield "Kept as .env has it (--overwrite takes what was found):"
-            for value, there in self.kept:
-                shown = env_file.shown(value.key, value.value)
-                yield f"  - {value.key}={env_file.shown(value.key, there)}; found: {shown} ({value.origin})"
+            yield from self.kept_lines()
         if self.notes:
             yield "Note:"
             yield from (f"  - {note}" for note in self.notes)
@@ -64,6 +62,11 @@ class Plan:
             yield "Yours to do:"
             yield from (f"  - {task}" for task in self.owner)
         yield from (f"✗ {problem.message}\n  → {problem.fix}" for problem in self.problems)
+
+    def kept_lines(self) -> Iterator[str]:
+        for value, there in self.kept:
+            shown = env_file.shown(value.key, value.value)
+            yield f"  - {value.key}={env_file.shown(value.key, there)}; found: {shown} ({value.origin})"
 
 
 def env_text(

@@ -204,7 +204,7 @@ def _words(text: str) -> list[str]:
 
 def _why(done: Completed) -> str:
     said = (done.stderr or done.stdout).strip().splitlines()
-    first = said[0] if said else f"systemctl ended with status {done.returncode}"
-    if "not been booted with systemd" in first or "Failed to connect to bus" in first:
-        return f"systemd does not run here (a container, or WSL without it): {first}"
-    return f"systemctl does not answer: {first}"
+    for line in said:
+        if "not been booted with systemd" in line or "Failed to connect to bus" in line:
+            return f"systemd does not run here (a container, or WSL without it): {line}"
+    return f"systemctl does not answer: {said[-1] if said else f'status {done.returncode}'}"
