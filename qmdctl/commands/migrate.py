@@ -200,6 +200,7 @@ def take_over(machine: Machine, plan: Plan, data: dict[str, Any], yes: bool, sta
 def go_back(machine: Machine, settings: Settings, yes: bool, dry_run: bool) -> None:
     """Reverse what the journal has, after the stack is down: both want the same ports and names."""
     from qmdctl.native import apply
+    from qmdctl.native.steps import back_title
 
     terminal, entries = machine.terminal, machine.journal.open
     if not entries:
@@ -208,10 +209,14 @@ def go_back(machine: Machine, settings: Settings, yes: bool, dry_run: bool) -> N
         terminal.result(text, {"status": "undone" if was else "nothing", "plan": [], "done": []})
         return
     up = sorted(one.name for one in machine.engine.containers(settings.name).values())
-    lines = ["This will be reversed, the last step first:"]
+    titles = [back_title(entry.kind, entry.facts) for entry in entries]
+    lines = ["This will be done:"]
     lines += [f"  1. qmdctl down (the stack's containers {', '.join(up)} hold the ports and names)"] if up else []
-    lines += [f"  {number}. back: {entry.title}" for number, entry in enumerate(entries, 2 if up else 1)]
-    data: dict[str, Any] = {"plan": [{"kind": entry.kind, "title": entry.title} for entry in entries], "stops": up}
+    lines += [f"  {number}. {title}" for number, title in enumerate(titles, 2 if up else 1)]
+    data: dict[str, Any] = {
+        "plan": [{"kind": entry.kind, "title": title} for entry, title in zip(entries, titles, strict=True)],
+        "stops": up,
+    }
     if dry_run:
         terminal.result("\n".join([*lines, "Nothing was changed (--dry-run)."]), {"status": "planned", **data, "done": []})
         return

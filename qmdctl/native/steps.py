@@ -171,6 +171,20 @@ def undo(kind: str, facts: dict[str, Any], machine: Machine) -> str:
     return REVERSALS[kind](facts, machine)
 
 
+def back_title(kind: str, facts: Mapping[str, Any]) -> str:
+    """What the reversal does, for people."""
+    if kind == "env":
+        return ".env as it was before" if facts["copy"] else "remove .env, which was not there before"
+    if kind == "unit":
+        verbs = [*(["enable"] if facts["enabled"] else []), *(["start"] if facts["active"] else [])]
+        return f"{' and '.join(verbs)} the unit {facts['name']}.service"
+    if kind == "container":
+        return f"rename the container {facts['new_name']} back to {facts['name']}{' and start it' if facts['running'] else ''}"
+    if kind == "service":
+        return f"advertise the Tailscale Service {facts['name']} from this machine"
+    return f"serve again: {_serve_entry(facts).sentence()}"
+
+
 def undo_env(facts: dict[str, Any], machine: Machine) -> str:
     path, said = machine.folder / ".env", ""
     written = machine.journal.folder / "env.written"

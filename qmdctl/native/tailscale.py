@@ -128,7 +128,7 @@ def entries(config: Mapping[str, Any], service: str = "") -> Iterator[Entry]:
             yield Entry(service, kind, int(port), "/", f"tcp://{handler['TCPForward']}", funnel)
     for name, web in (config.get("Web") or {}).items():
         port = name.rpartition(":")[2]
-        kind = "https" if (config.get("TCP") or {}).get(port, {}).get("HTTPS", True) else "http"
+        kind = "http" if (config.get("TCP") or {}).get(port, {}).get("HTTP") else "https"
         for path, handler in (web.get("Handlers") or {}).items():
             if handler.get("Proxy"):
                 yield Entry(service, kind, int(port), path, str(handler["Proxy"]), name in funnels)

@@ -186,11 +186,10 @@ def _sidecars(found: Found, out: Values) -> None:
         "in Tailscale's admin console make an auth key (reusable, with the tags of TS_TAGS) and put it into secrets/ts_authkey, with "
         "TS_AUTHKEY_FILE=./secrets/ts_authkey in .env; without one `qmdctl up` shows two login links"
     )
-    for name in found.advertised:
-        out.owner.append(
-            f"in the admin console approve the new host of {name} (https://login.tailscale.com/admin/services), unless autoApprovers does; "
-            "keep the Service: deleted, its name would be free for a node called the same (then without TAILNET_SERVICE)"
-        )
+    out.owner.append(
+        f"in the admin console approve the new hosts of {names} (https://login.tailscale.com/admin/services), unless autoApprovers does; "
+        "keep the Services: the alternative, nodes called qmd-embed and qmd-vllm without TAILNET_SERVICE, needs them deleted first"
+    )
 
 
 def _openings(found: Found, out: Values, clear_serve: bool) -> None:

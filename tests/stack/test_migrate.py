@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.native import SUDO, Native, service
+from tests.support.native import PYTHON, SUDO, Native, service
 from tests.support.qmdctl_cli import DOCKER_HOST, Qmdctl, Ran, docker
 from tests.support.require import require
 from tests.support.service import ROOT, free_port
@@ -310,11 +311,17 @@ def test_refused_permissions_change_nothing(box: Box, tmp_path: Path) -> None:
         for name in (*folders, *files, "."):
             os.chown(Path(above) / name, OTHER, OTHER, follow_symlinks=False)
 
+    packages = sysconfig.get_paths()["purelib"]
+    environment = box.qmdctl.full_environment({"PYTHONPATH": f"{ROOT}:{packages}"})
+    imports = [PYTHON, "-c", "import docker, httpx, typer, qmdctl.cli"]
+    can = subprocess.run(imports, env=environment, user=OTHER, group=OTHER, extra_groups=[], capture_output=True, check=False)
+    require("second-user", can.returncode == 0, f"another user cannot run qmdctl with {PYTHON}")
+
     def as_other(*arguments: str, group: int) -> Ran:
         done = subprocess.run(
-            box.qmdctl.command("migrate", "--json", *arguments),
+            [PYTHON, *box.qmdctl.command("migrate", "--json", *arguments)[1:]],
             cwd=tmp_path,
-            env=box.qmdctl.full_environment(),
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

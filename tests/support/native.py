@@ -172,6 +172,9 @@ if words[0] == "-n":
 os.execvpe(words[0], words, {**os.environ, "FAKE_SUDO": "1"})
 """
 
+# Other users may not be let into the folder of the interpreter that runs the tests.
+PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
+
 
 @dataclass
 class Native:
@@ -199,7 +202,7 @@ class Native:
 
     def program(self, name: str, body: str) -> None:
         script = self.folder / "bin" / name
-        script.write_text(COMMON.format(python=sys.executable, name=name, state=str(self.state)) + body)
+        script.write_text(COMMON.format(python=PYTHON, name=name, state=str(self.state)) + body)
         script.chmod(0o755)
 
     def unit(self, name: str, text: str, *, active: bool = True, enabled: bool = True, manager: str = "system") -> Path:
