@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from qmdctl import env_file
-from qmdctl.errors import ConfigurationError, MissingError
+from qmdctl.commands.migrate import again
+from qmdctl.errors import ConfigurationError, MissingError, QmdError
 from qmdctl.native.apply import need_root
 from qmdctl.native.containers import NativeContainer
 from qmdctl.native.found import Found
@@ -24,6 +25,7 @@ from qmdctl.native.units import Manager, Unit
 from qmdctl.native.values import Value, values_from
 from qmdctl.native.weights import Cache
 from qmdctl.process import Completed
+from qmdctl.project import Project
 from qmdctl.terminal import Terminal
 from tests.qmdctl.conftest import Run
 from tests.support.native import service
@@ -203,3 +205,9 @@ def test_without_an_engine_nothing_is_planned(qmdctl: Run, folder: Path) -> None
     assert done.returncode == 3, done.stderr
     assert "No Docker engine" in done.stdout
     assert sorted(os.listdir(folder)) == [".env.example", "Dockerfile.embed", "compose.cpu.yaml", "compose.yaml"]
+
+
+def test_another_verb_that_fails_gives_its_exit_status(folder: Path) -> None:
+    with pytest.raises(QmdError, match="qmdctl status failed") as caught:
+        again(Terminal(), Project(folder, "test"), "status")
+    assert caught.value.exit_code == 2, "there is no .env"

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import shutil
 import signal
 import subprocess
 import sysconfig
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -421,3 +424,38 @@ def test_without_a_terminal_it_needs_yes(box: Box) -> None:
     refused = box.migrate(status=2)
     assert "--yes" in refused["fix"]
     assert box.native.unit_state() == (True, True)
+
+
+def test_on_a_terminal_it_asks(box: Box) -> None:
+    """Whether values of .env give way, then whether to do it; "n" changes nothing."""
+    box.native.embed_unit(box.embed_port)
+    box.env.write_text("EMBED_MODEL=mine/model\n")
+    assert converse(box, ["n", "n"]) == 130
+    assert box.native.unit_state() == (True, True)
+    assert not (box.folder / ".migration").exists()
+    assert converse(box, ["y", "y"]) == 0
+    assert box.qmdctl.value("EMBED_MODEL") == "Qwen/Qwen3-Embedding-4B"
+    assert box.native.unit_state() == (False, False)
+
+
+def converse(box: Box, answers: list[str]) -> int:
+    """Run it on a pseudo-terminal, answer each question as it comes, and return the exit status."""
+    reader, writer = pty.openpty()
+    options = {"stdin": writer, "stdout": writer, "stderr": writer, "cwd": box.folder}
+    process = subprocess.Popen(box.qmdctl.command("migrate"), env=box.qmdctl.full_environment({"TERM": "xterm"}), **options)
+    os.close(writer)
+    said, waiting, end = "", list(answers), time.monotonic() + 60
+    while time.monotonic() < end:
+        if select.select([reader], [], [], 0.1)[0]:
+            try:
+                part = os.read(reader, 4096)
+            except OSError:
+                break
+            said += part.decode(errors="replace")
+            if waiting and said.rstrip(" ").endswith("]:"):
+                os.write(reader, f"{waiting.pop(0)}\n".encode())
+                said = ""
+        elif process.poll() is not None:
+            break
+    os.close(reader)
+    return process.wait(10)
