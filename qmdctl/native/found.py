@@ -43,8 +43,8 @@ class Found:
 
     @property
     def anything(self) -> bool:
-        """Whether there is something of the seed's. Weights alone are anybody's."""
-        return bool(self.units or self.containers or self.former or self.serving.services or self.serving.node)
+        """Whether there is something of the seed's. Weights alone, and a port of the node that leads to 8001, are anybody's."""
+        return bool(self.units or self.containers or self.former or self.serving.services)
 
     @property
     def active_units(self) -> list[Unit]:

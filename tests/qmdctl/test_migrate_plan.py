@@ -19,7 +19,7 @@ from qmdctl.native.found import Found
 from qmdctl.native.journal import DONE, UNDONE, Journal
 from qmdctl.native.plan import merge
 from qmdctl.native.steps import Machine, unit_step
-from qmdctl.native.tailscale import Serving
+from qmdctl.native.tailscale import Entry, Serving
 from qmdctl.native.tailscale import entries as serve_entries
 from qmdctl.native.units import Manager, Unit
 from qmdctl.native.values import Value, values_from
@@ -57,6 +57,13 @@ def vllm(*arguments: str, **fields: Any) -> NativeContainer:
 def found(unit: Unit | None = UNIT, container: NativeContainer | None = None, **fields: Any) -> Found:
     values = {"units": [unit] if unit else [], "containers": [container] if container else [], **fields}
     return Found(**{"systemd_problem": "", "stack": [], "serving": Serving(), "caches": [], **values})
+
+
+def test_an_entry_of_the_node_alone_is_nobodys() -> None:
+    """It may lead to the stack itself."""
+    entry = Entry("", "https", 8443, "/", "http://127.0.0.1:8001")
+    assert not found(None, serving=Serving(node=[entry])).anything
+    assert found(UNIT).anything
 
 
 def test_what_the_running_service_says_comes_first() -> None:
@@ -208,6 +215,6 @@ def test_without_an_engine_nothing_is_planned(qmdctl: Run, folder: Path) -> None
 
 
 def test_another_verb_that_fails_gives_its_exit_status(folder: Path) -> None:
-    with pytest.raises(QmdError, match="qmdctl status failed") as caught:
-        again(Terminal(), Project(folder, "test"), "status")
+    with pytest.raises(QmdError, match="qmdctl up failed") as caught:
+        again(Terminal(), Project(folder, "test"), "up")
     assert caught.value.exit_code == 2, "there is no .env"

@@ -159,7 +159,7 @@ def test_all_of_it_is_taken_over_and_given_back(box: Box) -> None:
     }
     assert {key: box.qmdctl.value(key) for key in expected} == expected
     assert {value["key"] for value in done["plan"]["values"]} >= set(expected)
-    assert any("approve the new host of svc:qmd-embed" in task for task in done["plan"]["owner"])
+    assert any("approve the new hosts of svc:qmd-embed, svc:qmd-vllm" in task for task in done["plan"]["owner"])
 
     again = box.migrate("--yes")
     assert again["status"] == "already"
