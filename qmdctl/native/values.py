@@ -183,8 +183,8 @@ def _sidecars(found: Found, out: Values) -> None:
     if found.serving.tags:
         out.set("TS_TAGS", ",".join(found.serving.tags), "this machine's own tags: a Service's host must be tagged")
     out.owner.append(
-        "in Tailscale's admin console make an auth key (reusable, with the tags of TS_TAGS) and put it into secrets/ts_authkey, with "
-        "TS_AUTHKEY_FILE=./secrets/ts_authkey in .env; without one `qmdctl up` shows two login links"
+        "in Tailscale's admin console make an auth key (reusable, with the tags of TS_TAGS), then: qmdctl init --ts-authkey-file FILE; "
+        "without one `qmdctl up` shows two login links"
     )
     out.owner.append(
         f"in the admin console approve the new hosts of {names} (https://login.tailscale.com/admin/services), unless autoApprovers does; "
