@@ -92,7 +92,7 @@ def silence(addresses: list[str], service: str, laptop: Laptop, error: Broken) -
         return True, Broken(f"{hosts[0].name} answers neither there nor to a ping: it is offline", fix)
     return False, Broken(
         f"{hosts[0].name} answers a ping, but not there: the tailnet's policy does not let this machine in",
-        "the tailnet's owner grants this machine port 443 of the node in the policy (docs/security.md)",
+        "the tailnet's owner grants this machine port 443 of the node in the policy (docs/tailnet-policy.md)",
     )
 
 

@@ -73,7 +73,7 @@ class LaptopProbe(Probe):
         if status == 403:
             return Broken(
                 f"{path} answered 403{said or ': this device lacks the capability that the service demands'}",
-                "the tailnet's owner grants the capability to this device in the policy (docs/security.md)",
+                "the tailnet's owner grants the capability to this device in the policy (docs/tailnet-policy.md)",
             )
         if status in (502, 504):
             steps = f"qmdctl status; qmdctl start {self.service}; qmdctl health"

@@ -38,7 +38,8 @@ def stack(tmp_path: Path) -> Iterator[Qmdctl]:
     folder = tmp_path / "project"
     shutil.copytree(FAKE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     name = f"qmdfake{uuid.uuid4().hex[:8]}"
-    lines = {"COMPOSE_PROJECT_NAME": name, "COMPOSE_PROFILES": "generation", "EMBED_PORT": str(free_port()), "VLLM_PORT": str(free_port())}
+    lines = {"COMPOSE_PROJECT_NAME": name, "COMPOSE_PROFILES": "generation", "GENERATION_URL": "http://vllm:8000"}
+    lines |= {"EMBED_PORT": str(free_port()), "VLLM_PORT": str(free_port())}
     (folder / ".env").write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
     qmdctl = Qmdctl(folder, tmp_path)
     yield qmdctl
