@@ -20,22 +20,21 @@ def in_file(path: Path) -> list[tuple[str, str]]:
         found = serve_config.funnel(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return []
-    return [
-        (f"{path.name} of tailscale/{path.parent.name} has {found[0]}", f"take AllowFunnel out of {path}, even where it is false")
-    ] * bool(found)
+    mend = f"take AllowFunnel out of {path}, even where it is false"
+    return [(f"{path.name} of tailscale/{path.parent.name} has {found[0]}", mend)] if found else []
 
 
 def in_force(sidecar: Sidecar, container_name: str) -> list[tuple[str, str]]:
     """In the serve config that Tailscale works by, a command that runs in the foreground included."""
     found = serve_config.funnel(sidecar.serve)
     mend = f"docker exec {container_name} tailscale funnel reset, then qmdctl restart {sidecar.service}"
-    return [(f"the serve config in force has {found[0]}", mend)] * bool(found)
+    return [(f"the serve config in force has {found[0]}", mend)] if found else []
 
 
 def permitted(sidecar: Sidecar) -> list[tuple[str, str]]:
     """By the tailnet's policy, as this node was told it. The policy of a new tailnet gives it to every person's devices."""
     mend = f"give the node a tag (TS_TAGS, or a key with one), or take funnel out of nodeAttrs in the tailnet's policy ({CONSOLE})"
-    return [("the tailnet's policy permits this node Funnel", mend)] * ("funnel" in sidecar.capabilities)
+    return [("the tailnet's policy permits this node Funnel", mend)] if "funnel" in sidecar.capabilities else []
 
 
 def in_policy_file(folder: Path) -> list[tuple[str, str]]:
@@ -44,7 +43,8 @@ def in_policy_file(folder: Path) -> list[tuple[str, str]]:
         text = (folder / POLICY).read_text(encoding="utf-8")
     except OSError:
         return []
-    return [(f"{POLICY} speaks of funnel", f"take it out there, and in the tailnet's policy ({CONSOLE})")] * speaks_of_funnel(text)
+    mend = f"take it out there, and in the tailnet's policy ({CONSOLE})"
+    return [(f"{POLICY} speaks of funnel", mend)] if speaks_of_funnel(text) else []
 
 
 def speaks_of_funnel(policy: str) -> bool:

@@ -1,4 +1,7 @@
-"""A verified request over a stream, against real TLS servers. FAKE: the tailnet, a program that joins its pipes to a socket as `tailscale nc` does."""
+"""A verified request over a stream, against real TLS servers.
+
+FAKE: the tailnet, a program that joins its pipes to a socket as `tailscale nc` does.
+"""
 
 from __future__ import annotations
 
@@ -146,7 +149,7 @@ def test_an_authority_that_is_not_trusted_is_refused(pki: Pki, monkeypatch: pyte
 def test_nobody_listens_or_the_program_is_not_there(trusted: Pki) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    with pytest.raises(Unreached, match="dial: .*refused"):
+    with pytest.raises(Unreached, match=r"dial: .*refused"):
         ask(port)
     with pytest.raises(Unreached, match="refused"), from_here("127.0.0.1", 5, port):
         pass
