@@ -87,7 +87,8 @@ def _oauth(context: Context, key: str, path: Path) -> Iterator[Finding]:
     whole = f"end the secret in {path} with ?ephemeral=false&preauthorized=true"
     for name in given:
         if name not in OAUTH_ATTRIBUTES:
-            yield _failure(f"the OAuth client secret has an attribute {name}, which Tailscale refuses", "", whole)
+            called = f" {name}" if name.isalpha() and len(name) < 16 else ""  # what else it is may be a part of the secret
+            yield _failure(f"the OAuth client secret has an attribute{called} that Tailscale refuses", "", whole)
     if given.get("ephemeral", "true") in TRUE:
         why = "the nodes would vanish while they are off, and lose their names and certificates"
         yield _failure("the OAuth client secret makes ephemeral nodes", why, whole)
