@@ -108,7 +108,7 @@ SYMPTOMS: list[tuple[int, str, dict[str, Any], str, str, str]] = [
      "tailscale cert --cert-file=-"),
     (7, "ts-embed", {"node": {"certificate": Certificate((f"qmd-embed.{SUFFIX}",), in_days(-1))}}, "warning", "certificate is over", "log"),
     (8, "ts-embed", {"node": OUT, "box": {**LOOP, "environment": {"TS_USERSPACE": "false"}}}, "failure", "network device", "TS_USER"),
-    (8, "ts-embed", {"node": OUT, "box": LOOP, "log": ("CreateTUN(\"tailscale0\") failed; /dev/net/tun: operation not permitted",)}, "failure",
+    (8, "ts-embed", {"node": OUT, "box": LOOP, "log": ("CreateTUN failed; /dev/net/tun: operation not permitted",)}, "failure",
      "network device", "TS_USERSPACE"),
     (9, "ts-embed", {"node": SERVICE}, "failure", f"{SHARED} is not advertised", f"tailscale serve advertise {SHARED}"),
     (9, "ts-embed", {"node": {**SERVICE, "tags": ()}}, "failure", "is not offered", "TS_TAGS"),
