@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from qmdctl.engine import Container, Engine
@@ -22,6 +22,7 @@ SCRIPT = "; ".join(
         "certificates": f'for file in {STATE}/certs/*.crt; do echo "# $file"; cat "$file"; done',
     }.items()
 )
+LOGIN_ERROR = "The last login error was:"
 NO_HTTPS = "no-https"  # what containerboot writes for ${TS_CERT_DOMAIN} where the tailnet gives no certificates
 
 
@@ -29,7 +30,7 @@ NO_HTTPS = "no-https"  # what containerboot writes for ${TS_CERT_DOMAIN} where t
 class Sidecar:
     """One node as Tailscale describes it. `state` is "" where tailscaled does not answer.
 
-    `state`: NoState, NeedsLogin, NeedsMachineAuth, Stopped, Starting, Running (ipn.State). `name`: its full name, without the dot at the end.
+    `state`: NoState, NeedsLogin, NeedsMachineAuth, Stopped, Starting, Running (ipn.State). `name`: the full one, without its last dot.
     `expiry`: when its login ends, None where it does not. `serve`: the serve config in force (ipn.ServeConfig).
     """
 
@@ -51,6 +52,7 @@ class Sidecar:
     serve_path: str = ""  # TS_SERVE_CONFIG
     advertised: tuple[str, ...] = ()
     logged_out: bool = False
+    control_url: str = ""
     certificate: Certificate | None = None
 
     @property
@@ -66,6 +68,16 @@ class Sidecar:
     def renamed(self) -> bool:
         """Whether the tailnet gave it another name than the one asked for, as it does where that is taken (`qmd-embed-1`)."""
         return bool(self.name and self.wanted) and self.name.split(".")[0].lower() != self.wanted.lower()
+
+    def console(self, page: str) -> str:
+        """Where its tailnet's owner sets things: "dns", "machines", "acls", "settings/keys"."""
+        own = self.control_url and "tailscale.com" not in self.control_url
+        return f"your control server ({self.control_url})" if own else f"the admin console (login.tailscale.com/admin/{page})"
+
+    @property
+    def login_error(self) -> str:
+        """Why its last login failed, in Tailscale's words; empty where it did not."""
+        return next((text.partition(LOGIN_ERROR)[2].strip() for text in self.health if LOGIN_ERROR in text), "")
 
     @property
     def url(self) -> str:
@@ -87,6 +99,7 @@ def parse_sidecar(container: Container, text: str) -> Sidecar:
     status, serve, prefs = (_json(parts.get(name, "")) for name in ("status", "serve", "prefs"))
     own = status.get("Self") or {}
     domains = tuple(status.get("CertDomains") or ())
+    expiry = _time(own.get("KeyExpiry"))
     return Sidecar(
         service=container.service,
         state=str(status.get("BackendState") or ""),
@@ -96,8 +109,8 @@ def parse_sidecar(container: Container, text: str) -> Sidecar:
         suffix=str((status.get("CurrentTailnet") or {}).get("MagicDNSSuffix") or status.get("MagicDNSSuffix") or ""),
         addresses=tuple(own.get("TailscaleIPs") or ()),
         tags=tuple(own.get("Tags") or ()),
-        expiry=_time(own.get("KeyExpiry")),
-        expired=bool(own.get("Expired")),
+        expiry=expiry,
+        expired=bool(own.get("Expired")) or bool(expiry and expiry <= datetime.now(UTC)),  # while logged out Expired is absent
         online=bool(own.get("Online")),
         capabilities=frozenset(own.get("CapMap") or ()),
         cert_domains=domains,
@@ -106,6 +119,7 @@ def parse_sidecar(container: Container, text: str) -> Sidecar:
         serve_path=container.environment.get("TS_SERVE_CONFIG", ""),
         advertised=tuple(prefs.get("AdvertiseServices") or ()),
         logged_out=bool(prefs.get("LoggedOut")),
+        control_url=str(prefs.get("ControlURL") or ""),
         certificate=_certificate(parts.get("certificates", ""), domains),
     )
 
