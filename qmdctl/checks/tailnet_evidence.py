@@ -14,6 +14,7 @@ from qmdctl.checks.context import Context
 from qmdctl.engine import Container, Engine
 from qmdctl.probes import Broken
 from qmdctl.settings import Settings
+from qmdctl.symptoms import Symptom, match
 from qmdctl.tailnet import SIDECARS, serve_config
 from qmdctl.tailnet.reach import reach
 from qmdctl.tailnet.sidecar import Sidecar, read_sidecar
@@ -37,6 +38,7 @@ class Evidence:
     inspected: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     peers: tuple[Mapping[str, Any], ...] = ()
     unreached: Broken | None = None
+    other: str = ""  # another sidecar that is in the tailnet
 
     @property
     def service(self) -> str:
@@ -46,6 +48,15 @@ class Evidence:
         """The log's lines that have `pattern`, the newest first; with `since` those that are not older by their own stamp."""
         found = (re.search(pattern, line, re.IGNORECASE) for line in reversed(self.log))
         return [match for match in found if match and not (since and _older(match.string, since))]
+
+    def symptom(self, *names: str) -> Symptom | None:
+        """The newest line of the log, or Tailscale's own word on the last login, that one of these symptoms knows; none named: any."""
+        facts = {**self.settings, "other_sidecar": self.other}
+        for line in reversed([*self.log, self.sidecar.login_error]):
+            found = match(self.service, [line], facts)
+            if found and (not names or found.name in names):
+                return found
+        return None
 
     def environment(self, name: str) -> str:
         return self.container.environment.get(name, "")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from qmdctl.checks.finding import Finding, Level
 from qmdctl.checks.tailnet_evidence import Evidence
-from qmdctl.startup.sidecar_phases import EXPIRED, STOPPED, renamed_text
+from qmdctl.startup.sidecar_phases import STOPPED, renamed_text
+from qmdctl.tailnet.links import EXPIRED, LOG_IN_AGAIN
 
-KEYS_PAGE = "login.tailscale.com/admin/settings/keys"
 STATE = "/var/lib/tailscale"
 IN_THE_TAILNET = ("Running", "NeedsMachineAuth", "Starting")
 
@@ -18,15 +18,12 @@ def told(evidence: Evidence, level: Level, what: str, why: str, fix: str) -> Fin
     return Finding("tailnet_running", level, f"{evidence.service}: {what}", why, fix)
 
 
-def key_refused(evidence: Evidence) -> Finding | None:
-    """4. "invalid key: API key … not valid", "… does not exist" (tailscale/tailscale#9715, #17047, #17912)."""
-    if evidence.sidecar.state in IN_THE_TAILNET:
+def said_in_its_log(evidence: Evidence) -> Finding | None:
+    """4, 6, 8 and whatever else keeps it out: "invalid key: …", "requested tags … are invalid", "oauth authkeys require …" (symptoms.yaml)."""
+    if evidence.sidecar.state in IN_THE_TAILNET or (evidence.sidecar.auth_url and not evidence.sidecar.login_error):
         return None
-    if not evidence.lines(r"invalid key: |key cannot be used for node auth"):
-        return None
-    why = "it is used up, expired, revoked or of another tailnet; a one-off key lets one node in, and there are two"
-    fix = f"make a reusable key with a tag at {KEYS_PAGE}, write it into the file of TS_AUTHKEY_FILE, then qmdctl up"
-    return told(evidence, "failure", "Tailscale refuses the auth key", why, fix)
+    found = evidence.symptom()
+    return told(evidence, "failure", found.cause.rstrip("."), "", found.fix) if found else None
 
 
 def forgetful(evidence: Evidence) -> Finding | None:
@@ -52,69 +49,48 @@ def renamed(evidence: Evidence) -> Finding | None:
     return told(evidence, "failure", what, "clients that know the name that was asked for do not come here", fix)
 
 
-def tags_refused(evidence: Evidence) -> Finding | None:
-    """6. (tailscale/tailscale#13829, #15456, tailscale/tsidp#159)."""
-    if evidence.sidecar.state in IN_THE_TAILNET:
-        return None
-    if evidence.lines("oauth authkeys require --advertise-tags"):
-        fix = "set TS_TAGS in .env to a tag of that client, such as tag:qmd-server, then qmdctl up"
-        return told(evidence, "failure", "the key is an OAuth client secret, and TS_TAGS is empty", "those need a tag", fix)
-    refused = evidence.lines(r"requested tags \[([^\]]*)\] are invalid or not permitted")
-    if not refused:
-        return None
-    why = "the policy's tagOwners has to name them, and the key or the OAuth client has to have exactly them"
-    fix = "merge tailscale/policy.hujson into the policy (login.tailscale.com/admin/acls), or correct TS_TAGS in .env; then qmdctl up"
-    return told(evidence, "failure", f"the tailnet does not permit it the tags {refused[0][1]}", why, fix)
-
-
 def tun(evidence: Evidence) -> Finding | None:
-    """8. (tailscale/tailscale#14256, #14277)."""
+    """8. It is told to make a network device, for which it has no rights (tailscale/tailscale#14256, #14277)."""
     kernel = evidence.environment("TS_USERSPACE").lower() in ("false", "0", "f")
-    said = evidence.lines(r"/dev/net/tun\b.*(?:not permitted|not exist|denied)|unable to create tuntap device|tstun\.New\(")
-    if not (kernel or said) or evidence.sidecar.running:
+    if not kernel or evidence.sidecar.running or evidence.symptom("tun_not_permitted"):
         return None
-    why = "serving needs no network device: TS_USERSPACE=true does without (otherwise it wants /dev/net/tun and NET_ADMIN)"
-    fix = "take TS_USERSPACE out of compose.override.yaml, then qmdctl up"
-    return told(evidence, "failure", "it may not make a network device", why, fix)
+    why = "serving needs no network device; with TS_USERSPACE=false it wants /dev/net/tun and NET_ADMIN"
+    return told(evidence, "failure", "TS_USERSPACE is false", why, "take TS_USERSPACE out of compose.override.yaml, then qmdctl up")
 
 
 def approval(evidence: Evidence) -> Finding | None:
     """12. The tailnet approves devices."""
     if evidence.sidecar.state != "NeedsMachineAuth":
         return None
-    fix = "approve it: login.tailscale.com/admin/machines; a pre-approved key spares that"
+    fix = f"approve it in {evidence.sidecar.console('machines')}; a pre-approved key spares that"
     return told(evidence, "failure", "the machine waits for approval by the tailnet's owner", "until then nobody reaches it", fix)
 
 
 def login(evidence: Evidence) -> Finding | None:
     """Not of the fifteen: nobody has logged it in, or its login is over."""
     sidecar = evidence.sidecar
-    if sidecar.expired or sidecar.state == "Stopped":
-        what, _, fix = (EXPIRED if sidecar.expired else STOPPED.format(container=evidence.container.name)).partition("; fix: ")
-        return told(evidence, "failure", what, "", fix)
     if sidecar.state == "NeedsLogin" and sidecar.auth_url:
+        what = EXPIRED if sidecar.expired else "it waits for somebody to log it in"
         fix = f"open {sidecar.auth_url} as the tailnet's owner; or put a key into the file of TS_AUTHKEY_FILE, then qmdctl up"
-        return told(evidence, "failure", "it waits for somebody to log it in", "", fix)
+        return told(evidence, "failure", what, "", fix)
+    if sidecar.expired:
+        return told(evidence, "failure", EXPIRED, "", LOG_IN_AGAIN)
+    if sidecar.state == "Stopped":
+        what, _, fix = STOPPED.format(container=evidence.container.name).partition("; fix: ")
+        return told(evidence, "failure", what, "", fix)
     if evidence.container.running and not sidecar.state:
         return told(evidence, "failure", "tailscaled does not answer inside it", "", f"qmdctl restart {evidence.service}")
     return None
 
 
-def login_server(evidence: Evidence) -> Finding | None:
-    """Not of the fifteen: no way to the login server, or the way was lost."""
+def cut_off(evidence: Evidence) -> Finding | None:
+    """Not of the fifteen: the way to the login server is lost."""
     sidecar = evidence.sidecar
-    if sidecar.running and sidecar.online:
+    if not sidecar.running or sidecar.online:
         return None
-    failed = evidence.lines(r'fetch control key: Get "(https?://[^/"]+)[^"]*": (.*)')
-    if failed and not sidecar.running:
-        why = failed[0][2][:200]
-        fix = "the machine needs a way there by https (HTTPS_PROXY in .env where there is a proxy); TS_LOGIN_SERVER is the address"
-        return told(evidence, "failure", f"it does not reach the login server {failed[0][1]}", why, fix)
-    if sidecar.running:
-        why = "those who know it reach it still; what changes in the tailnet does not come here"
-        fix = f"look at this machine's way out to the internet, then qmdctl restart {evidence.service}"
-        return told(evidence, "warning", "its connection to the login server is lost", why, fix)
-    return None
+    why = "those who know it reach it still; what changes in the tailnet does not come here"
+    fix = f"look at this machine's way out to the internet, then qmdctl restart {evidence.service}"
+    return told(evidence, "warning", "its connection to the login server is lost", why, fix)
 
 
-LOGIN_TROUBLES = (key_refused, forgetful, renamed, tags_refused, tun, approval, login, login_server)
+LOGIN_TROUBLES = (said_in_its_log, forgetful, renamed, tun, approval, login, cut_off)

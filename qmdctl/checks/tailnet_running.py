@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from qmdctl.checks.context import Context, Unavailable
 from qmdctl.checks.finding import Finding
@@ -19,8 +20,10 @@ def check(context: Context) -> Iterator[Finding]:
     there = [context.containers[name] for name in names if name in context.containers]
     if not there:
         raise Unavailable("no sidecar has a container yet")
-    for container in there:
-        yield from judge(gather(context, container))
+    seen = [gather(context, container) for container in there]
+    for evidence in seen:
+        other = next((one.service for one in seen if one is not evidence and one.sidecar.running), "")
+        yield from judge(replace(evidence, other=other))
 
 
 def judge(evidence: Evidence) -> Iterator[Finding]:

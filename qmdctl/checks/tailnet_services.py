@@ -21,13 +21,6 @@ def locked(context: Context) -> bool:
 
 def with_login(context: Context, sidecars: list[str]) -> list[str]:
     """Those whose volume is there, so that they have been logged in before, or at least tried to."""
-    from docker.errors import NotFound
-
-    found = []
-    for name in [] if context.engine_error else sidecars:
-        try:
-            context.engine.client.volumes.get(f"{context.settings.name}_{name}")
-        except NotFound:
-            continue
-        found.append(name)
-    return found
+    if context.engine_error:
+        return []
+    return [name for name in sidecars if context.engine.has_volume(f"{context.settings.name}_{name}")]

@@ -12,11 +12,11 @@ from qmdctl.checks.finding import Finding
 from qmdctl.checks.tailnet_services import started
 from qmdctl.settings import Settings
 from qmdctl.tailnet import HOSTNAME_KEYS
+from qmdctl.tailnet.services import NAMES as SERVICES
 
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)  # RFC 1123, 2.1
 TAG = re.compile(r"tag:[A-Za-z][A-Za-z0-9-]*")  # tailcfg.CheckTag
 BOOLEANS = ("1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False")  # Go's strconv.ParseBool
-SERVICES = ("qmd-embed", "qmd-vllm")
 OLDEST = (1, 100)  # from here on a certificate is ordered at once, not at the first request
 
 
@@ -45,9 +45,13 @@ def _names(settings: Settings, sidecars: list[str]) -> Iterator[Finding]:
         if not LABEL.fullmatch(name):
             why = "it is the first part of a DNS name; the tailnet adds the rest"
             yield _failure(f"{key}={name} is no name of a machine", why, f"set {key} to letters, digits and dashes, such as qmd-embed")
-        if settings["TAILNET_SERVICE"] and name.lower() in SERVICES:
-            why = f"a machine and a Service cannot both be called {name}"
-            yield _failure(f"{key}={name} is the name of the Service svc:{name.lower()}", why, f"set {key}={name.lower()}-NAME-OF-THIS-BOX")
+    shared = {key: name for key, name in names.items() if settings["TAILNET_SERVICE"] and name.lower() in SERVICES.values()}
+    for key, name in shared.items():
+        # `up` gives these names of their own, and writes them into .env.
+        own = name in [SERVICES[sidecar] for sidecar in sidecars if HOSTNAME_KEYS[sidecar] == key]
+        what, why = f"{key}={name} is the name of the Service svc:{name.lower()}", f"a machine and a Service cannot both be called {name}"
+        fix = "qmdctl up writes another into .env" if own else f"set {key}={name.lower()}-NAME-OF-THIS-BOX"
+        yield Finding("tailnet_settings", "warning" if own else "failure", what, why, fix, not own)
     if len(names) != len({name.lower() for name in names.values()}):
         why = "the second one to log in would become another name, with -1 behind it"
         yield _failure(f"{' and '.join(names)} are the same", why, "give one of them another name")

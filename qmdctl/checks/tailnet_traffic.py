@@ -28,7 +28,7 @@ def nothing_served(evidence: Evidence) -> Finding | None:
     if not sidecar.running or not serve_config.same(sidecar.serve, {}):
         return None
     if not sidecar.cert_domains:
-        what, _, fix = HTTPS_OFF.format(service=evidence.service).partition("; fix: ")
+        what, _, fix = HTTPS_OFF.format(console=sidecar.console("dns")).partition("; fix: ")
         return told(evidence, "failure", what, "Docker calls it healthy all the same", fix)
     try:
         serve_config.read(serve_config.on_disk(evidence.settings.project.folder, sidecar.serve_path))
@@ -80,10 +80,9 @@ def no_certificate(evidence: Evidence) -> Finding | None:
     if not sidecar.running or not sidecar.cert_domains or (sidecar.certificate and sidecar.certificate.days_left > 0):
         return None
     what = "it has no certificate yet" if sidecar.certificate is None else "its certificate is over"
-    if evidence.lines(r"rateLimited|too many certificates"):
-        why = "the authority gives no more for now: 5 in a week for one name, 50 for the tailnet; each lost volume ordered another one"
-        fix = "wait until the moment that qmdctl logs names, and keep the volume; or set another name in .env, then qmdctl up"
-        return told(evidence, "failure", what, why, fix)
+    limit = evidence.symptom("certificate_rate_limit")
+    if limit:
+        return told(evidence, "failure", what, limit.cause, limit.fix)
     said = evidence.lines(r"(set-dns response: .*|getCertPEM: .*|cert refresh.*(?:failed|error).*)")
     if said:
         fix = f"it is tried again every hour, qmdctl restart {evidence.service} tries it now; keep the volume"
@@ -116,7 +115,7 @@ def service_offline(evidence: Evidence) -> Finding | None:
         return told(evidence, "failure", f"{first} is not advertised", why, fix)
     if "service-host" not in sidecar.capabilities:
         why = "it has to exist with port tcp:443, and this host to be approved for it"
-        fix = "login.tailscale.com/admin/services; autoApprovers of tailscale/policy.hujson approves by itself"
+        fix = f"look at Services in {sidecar.console('services')}; autoApprovers of tailscale/policy.hujson approves by itself"
         return told(evidence, "failure", f"{first} is advertised, and the tailnet has not approved this host", why, fix)
     seconds = evidence.inspect(evidence.service, "Config", "StopTimeout")
     if evidence.inspected and (seconds or 10) < STOP_SECONDS:

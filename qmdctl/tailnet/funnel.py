@@ -11,7 +11,6 @@ from qmdctl.tailnet.sidecar import Sidecar
 
 POLICY = "tailscale/policy.hujson"
 HEADER = {"Tailscale-Funnel-Request": "?1"}  # what Tailscale adds to such a request (ipn/ipnlocal/serve.go)
-CONSOLE = "login.tailscale.com/admin/acls"
 
 
 def in_file(path: Path) -> list[tuple[str, str]]:
@@ -33,7 +32,7 @@ def in_force(sidecar: Sidecar, container_name: str) -> list[tuple[str, str]]:
 
 def permitted(sidecar: Sidecar) -> list[tuple[str, str]]:
     """By the tailnet's policy, as this node was told it. The policy of a new tailnet gives it to every person's devices."""
-    mend = f"give the node a tag (TS_TAGS, or a key with one), or take funnel out of nodeAttrs in the tailnet's policy ({CONSOLE})"
+    mend = f"give the node a tag (TS_TAGS, or a key with one), or take funnel out of nodeAttrs of the policy, in {sidecar.console('acls')}"
     return [("the tailnet's policy permits this node Funnel", mend)] if "funnel" in sidecar.capabilities else []
 
 
@@ -43,7 +42,7 @@ def in_policy_file(folder: Path) -> list[tuple[str, str]]:
         text = (folder / POLICY).read_text(encoding="utf-8")
     except OSError:
         return []
-    mend = f"take it out there, and in the tailnet's policy ({CONSOLE})"
+    mend = "take it out there, and out of the tailnet's own policy"
     return [(f"{POLICY} speaks of funnel", mend)] if speaks_of_funnel(text) else []
 
 

@@ -16,13 +16,15 @@ from qmdctl.probes import Broken, Link, try_link
 from qmdctl.settings import Settings
 from qmdctl.startup.causes import cause_of
 from qmdctl.startup.phases import phase_of
-from qmdctl.startup.sidecar_phases import EXPIRED, HTTPS_OFF, STOPPED, renamed_text
+from qmdctl.startup.sidecar_phases import HTTPS_OFF, STOPPED, renamed_text
 from qmdctl.tailnet import SIDECARS, funnel, serve_config, through
 from qmdctl.tailnet.reach import reach
 from qmdctl.tailnet.sidecar import Sidecar, read_sidecar
 
 SOON_DAYS = 14  # of a login or a certificate that ends; tailscaled renews a certificate of 90 days when 30 are left
 REQUEST_SECONDS = 10.0  # at most, for one way to the name
+EXPIRED = "its login has expired"
+LOG_IN_AGAIN = "put a new key into the file of TS_AUTHKEY_FILE, or let qmdctl up show a link; a node with a tag does not expire"
 LAPTOP = "run `qmdctl test` on a laptop"
 
 
@@ -120,17 +122,20 @@ def runs(tailnet: Tailnet, service: str) -> str:
 
 def logged_in(sidecar: Sidecar, container_name: str) -> str:
     service = sidecar.service
-    if sidecar.expired:
-        raise _broken(EXPIRED)
     if not sidecar.state:
         raise Broken("tailscaled does not answer inside it", f"qmdctl restart {service}; its log: qmdctl logs {service}")
     if sidecar.state == "NeedsLogin":
         if sidecar.auth_url:
             mend = f"open {sidecar.auth_url} as the tailnet's owner; or put a key into the file of TS_AUTHKEY_FILE, then qmdctl up"
-            raise Broken("it waits for somebody to log it in", mend)
-        raise Broken("it is not logged in, and no link to do so has come from the login server", "qmdctl doctor; qmdctl logs " + service)
+            raise Broken(EXPIRED if sidecar.expired else "it waits for somebody to log it in", mend)
+        if sidecar.login_error:
+            raise Broken(f"its login is refused: {sidecar.login_error[:200]}", f"qmdctl doctor says more; its log: qmdctl logs {service}")
+        if not sidecar.expired:
+            raise Broken("it is not logged in, and the login server has sent no link", f"qmdctl doctor; its log: qmdctl logs {service}")
+    if sidecar.expired:
+        raise Broken(EXPIRED, LOG_IN_AGAIN)
     if sidecar.state == "NeedsMachineAuth":
-        raise Broken("the machine waits for approval by the tailnet's owner", "approve it: login.tailscale.com/admin/machines")
+        raise Broken("the machine waits for approval by the tailnet's owner", f"approve it in {sidecar.console('machines')}")
     if sidecar.state == "Stopped":
         raise _broken(STOPPED.format(container=container_name))
     if not sidecar.running:
@@ -143,7 +148,7 @@ def logged_in(sidecar: Sidecar, container_name: str) -> str:
 
 def named(sidecar: Sidecar) -> str:
     if not sidecar.name:
-        raise Broken("the tailnet gives it no name", "turn on MagicDNS in the admin console: login.tailscale.com/admin/dns")
+        raise Broken("the tailnet gives it no name", f"turn on MagicDNS in {sidecar.console('dns')}")
     if sidecar.renamed:
         raise Broken(*renamed_text(sidecar))
     return sidecar.name
@@ -160,15 +165,15 @@ def login_end(sidecar: Sidecar) -> str:
         return "it does not end"
     days = (sidecar.expiry - datetime.now(UTC)).total_seconds() / 86400
     if days <= 0:
-        raise _broken(EXPIRED)
+        raise Broken(EXPIRED, LOG_IN_AGAIN)
     text = f"it ends on {sidecar.expiry:%Y-%m-%d}"
-    soon = f"warning: {text}, in {days:.0f} days; disable its key expiry (login.tailscale.com/admin/machines), or log in with a tag"
+    soon = f"warning: {text}, in {days:.0f} days; turn its key expiry off in {sidecar.console('machines')}, or log in with a tag"
     return soon if days < SOON_DAYS else text
 
 
 def https_on(sidecar: Sidecar) -> str:
     if not sidecar.cert_domains:
-        raise _broken(HTTPS_OFF.format(service=sidecar.service))
+        raise _broken(HTTPS_OFF.format(console=sidecar.console("dns")))
     return f"certificates for {', '.join(sidecar.cert_domains)}"
 
 
@@ -232,11 +237,7 @@ def service_names(sidecar: Sidecar, container_name: str) -> str:
         mend = f"docker exec {container_name} tailscale serve advertise {silent[0]}"
         raise Broken(f"{', '.join(silent)} is not advertised, so no client is sent here", mend)
     text = ", ".join(f"{name} (https://{name.removeprefix('svc:')}.{sidecar.suffix})" for name in names)
-    approval = (
-        ""
-        if "service-host" in sidecar.capabilities
-        else "; warning: the tailnet has not approved this host (login.tailscale.com/admin/services)"
-    )
+    approval = "" if "service-host" in sidecar.capabilities else "; warning: the tailnet has not approved this host"
     return f"{text} advertised{approval}"
 
 
