@@ -19,7 +19,7 @@ def told(evidence: Evidence, level: Level, what: str, why: str, fix: str) -> Fin
 
 
 def said_in_its_log(evidence: Evidence) -> Finding | None:
-    """4, 6, 8 and whatever else keeps it out: "invalid key: …", "requested tags … are invalid", "oauth authkeys require …" (symptoms.yaml)."""
+    """4, 6, 8 and what else may keep it out: "invalid key: …", "requested tags … are invalid" and others (symptoms.yaml)."""
     if evidence.sidecar.state in IN_THE_TAILNET or (evidence.sidecar.auth_url and not evidence.sidecar.login_error):
         return None
     found = evidence.symptom()
