@@ -9,7 +9,7 @@ from qmdctl.probes import Broken
 
 MARK = "--8<-- status"
 # busybox's wget is what Tailscale's image has; it says an HTTP error on stderr and ends with 1.
-SCRIPT = f'timeout 6 wget -q -T 5 -O - "$0" 2>&1; echo; echo "{MARK} $?"'
+SCRIPT = f'timeout 6 wget -q -T 5 -O - "$0" 2>&1; ended=$?; echo; echo "{MARK} $ended"'
 
 
 def reach(engine: Engine, container: Container, target: str) -> str:

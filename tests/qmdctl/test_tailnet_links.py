@@ -13,10 +13,12 @@ from typing import Any, cast
 import pytest
 
 from qmdctl.engine import Engine
-from qmdctl.probes import Link
+from qmdctl.probes import Broken, Link
+from qmdctl.process import run
 from qmdctl.tailnet import links, through
 from qmdctl.tailnet.certificate import Certificate
 from qmdctl.tailnet.links import Tailnet, check_sidecar, check_sidecars
+from qmdctl.tailnet.reach import SCRIPT, judge
 from qmdctl.tailnet.sidecar import Sidecar
 from qmdctl.tailnet.through import Answer, Refused, Unreached
 from tests.qmdctl.containers import container
@@ -257,6 +259,24 @@ def test_a_service_that_is_not_reached_from_inside(tmp_path: Path, embed: Any, s
     assert found["request"].ok is None
     asked = chain(tmp_path, sidecar(), said="wget: server returned error: HTTP/1.1 401 Unauthorized\n--8<-- status 1\n")
     assert asked["backend"].detail == "http://embed:8001 answers 401", "it is reached"
+
+
+@pytest.mark.parametrize("status", [0, 1, 127])
+def test_the_command_inside_tells_how_its_request_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    """FAKE: wget; the shell is real."""
+    wget = tmp_path / "wget"
+    wget.write_text(f'#!/bin/sh\necho "$@"\necho oops >&2\nexit {status}\n')
+    wget.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    said = run(["sh", "-c", SCRIPT, "http://embed:8001/health"]).stdout
+    text, _, ended = said.rpartition("--8<-- status")
+    assert ended.strip() == str(status)
+    assert "http://embed:8001/health" in text and "oops" in text
+    if status:
+        with pytest.raises(Broken, match="is not reached"):
+            judge("http://embed:8001", said, "ts-embed")
+    else:
+        assert judge("http://embed:8001", said, "ts-embed") == "http://embed:8001 answers 200"
 
 
 def ask(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer | Exception, *others: Sidecar, **more: Any) -> Link:
