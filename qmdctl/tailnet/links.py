@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -60,11 +59,10 @@ class _Chain:
         if not all(link.ok for link in self.links if link.name in needs):
             self.links.append(Link(self.service, name))
             return
-        start = time.perf_counter()
         try:
             self.links.append(try_link(self.service, name, _plain(action)))
         except NotTried as reason:
-            self.links.append(Link(self.service, name, None, time.perf_counter() - start, str(reason)))
+            self.links.append(Link(self.service, name, detail=str(reason)))
 
 
 def _plain(action: Callable[[], str]) -> Callable[[], str]:

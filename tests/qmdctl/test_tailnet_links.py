@@ -297,7 +297,7 @@ def ask(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer | Exceptio
     monkeypatch.setattr(links.through, "from_container", from_container)
     monkeypatch.setattr(links.through, "get", get)
     found = {link.name: link for link in check_sidecar(tailnet(folder, sidecar(), *others, **more), "ts-embed")}["request"]
-    if others and found.seconds is not None and seen:
+    if others and seen:
         assert seen[0][:2] == ("ts-vllm", f"qmd-embed.{SUFFIX}"), "the container of the other one"
         assert seen[1][:2] == (f"qmd-embed.{SUFFIX}", "/health")
         assert seen[1][2] == ({"Authorization": "Bearer k"} if more.get("key") else {})
