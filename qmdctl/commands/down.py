@@ -78,13 +78,15 @@ def confirm(terminal: Terminal, what: list[str], option: str) -> None:
 def log_out(engine: Engine, compose: Compose, settings: Settings) -> list[str]:
     """The sidecars that have a login and could not be logged out.
 
-    In the running sidecar a logout would lose a race: containerboot sees the node leave and ends, and tailscaled with it, while the logout is
-    still on its way. So a container of its own does it, on the volume alone, which also serves where the sidecar does not run.
+    In the running sidecar a logout would lose a race: containerboot sees the node leave and ends, and tailscaled with it, while the
+    logout is still on its way. So a container of its own does it, on the volume alone, which also serves where the sidecar does not run.
     """
     from qmdctl.tailnet import SIDECARS
 
     left = []
-    compose.run("--profile", "*", "stop", *(name for name in SIDECARS if name in engine.containers(settings.name)))
+    there = [name for name in SIDECARS if name in engine.containers(settings.name)]
+    if there:
+        compose.run("--profile", "*", "stop", *there)
     for sidecar in SIDECARS:
         if engine.has_volume(f"{settings.name}_{sidecar}"):
             done = compose.run("--profile", "*", "run", "--rm", "--no-deps", "-T", "--entrypoint", "sh", sidecar, "-c", LOGOUT, check=False)
