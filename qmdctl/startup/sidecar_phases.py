@@ -46,6 +46,6 @@ def renamed_text(sidecar: Sidecar) -> tuple[str, str]:
     """What it means that the name is another than the one asked for, and what mends it."""
     return (
         f"the tailnet has another machine called {sidecar.wanted}, so this one is {sidecar.name}",
-        f"remove the old {sidecar.wanted} in {sidecar.console('machines')} and rename this one there; keep the volume: a lost login makes a new"
-        " machine",
+        f"remove the old {sidecar.wanted} in {sidecar.console('machines')} and rename this one there; keep the volume: a lost"
+        " login makes a new machine",
     )
