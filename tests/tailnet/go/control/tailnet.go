@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -133,14 +134,22 @@ func (t *tailnet) register(w http.ResponseWriter, r *http.Request, inner http.Ha
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	r.ContentLength = int64(len(body))
 	inner.ServeHTTP(w, r)
-	if request.Followup != "" { // a login ends the expiry of the node's former key
-		t.locked(func() {
-			if node := (*private[map[key.NodePublic]*tailcfg.Node](t.server, "nodes"))[request.NodeKey]; node != nil {
-				node.KeyExpiry = time.Time{}
-			}
-		})
-		t.pushAll()
-	}
+	t.renewed(&request)
+}
+
+// renewed ends the expiry of a node that logged in again, whose new key took over what the former one had.
+func (t *tailnet) renewed(request *tailcfg.RegisterRequest) {
+	t.locked(func() {
+		nodes := *private[map[key.NodePublic]*tailcfg.Node](t.server, "nodes")
+		node := nodes[request.NodeKey]
+		authed := private[set.Set[key.NodePublic]](t.server, "nodeKeyAuthed").Contains(request.NodeKey)
+		if node == nil || !authed || (request.Followup == "" && request.OldNodeKey.IsZero()) {
+			return
+		}
+		node.KeyExpiry = time.Time{}
+		maps.DeleteFunc(nodes, func(other key.NodePublic, one *tailcfg.Node) bool { return one.ID == node.ID && other != node.Key })
+	})
+	t.pushAll()
 }
 
 // refusal is the sentence by which the control plane refuses, or nothing. A valid key logs its bearer in.
