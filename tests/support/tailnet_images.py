@@ -19,10 +19,15 @@ PROGRAMS = CACHE / "bin"
 DOCKERFILE = ROOT / "tests/tailnet/images/Dockerfile"
 
 
-def need_tailnet() -> None:
+def need_programs() -> None:
     """Skip, or fail with REQUIRE=tailnet, where Tailscale's programs were not built."""
-    need_engine()
     require("tailnet", (CACHE / "stamp").exists(), f"no programs of Tailscale's in {CACHE}: scripts/test_tailnet.sh install")
+
+
+def need_tailnet() -> None:
+    """The programs, and an engine to run them on."""
+    need_programs()
+    need_engine()
 
 
 def sidecar_image() -> str:

@@ -19,6 +19,8 @@ from tests.support.tailnet import KEY, Tailnet
 OVERRIDE = "compose.tailnet-test.yaml"
 FAKES = "compose.fake-services.yaml"
 ECHO = ROOT / "tests/tailnet/echo.py"
+HOSTS = ("qmd-embed", "qmd-vllm")
+FAKE_HOSTS = ("fake-embed", "fake-vllm")
 MAIN = "compose.yaml:compose.cpu.yaml"
 
 
@@ -83,8 +85,8 @@ def make_fake_project(tailnet: Tailnet, folder: Path, home: Path, **values: str)
     embed_image()
     own = {
         "COMPOSE_PROJECT_NAME": "qmdtailfake",
-        "EMBED_HOSTNAME": "fake-embed",
-        "VLLM_HOSTNAME": "fake-vllm",
+        "EMBED_HOSTNAME": FAKE_HOSTS[0],
+        "VLLM_HOSTNAME": FAKE_HOSTS[1],
         "EMBED_UDP_PORT": "41661",
         "VLLM_UDP_PORT": "41662",
     }

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.stack.conftest import expected
 from tests.support.qmdctl_cli import Qmdctl
 from tests.support.tailnet import Tailnet
 from tests.support.tailnet_images import build_images, need_tailnet
 from tests.support.tailnet_project import make_fake_project, make_true_project, remove
 
+__all__ = ["expected"]
 HERE = Path(__file__).parent
 ORDER = ["policy", "requests", "serve", "logins", "idle", "recovery", "state", "capability", "https_off"]
 

@@ -4,7 +4,8 @@
 `verify`: false only to show a certificate; `stream`: give the events of an event stream, each with the time at which it came;
 `repeat`: seconds for which to go on, one connection for each request, and count the answers by status.
 
-The answer: `status`, `headers`, `body`, `events` and `error` (a transport's or a certificate's), as far as there are any.
+The answer: `status`, `headers`, `body`, `events` with `began`, `counts`,
+and `error` (a transport's or a certificate's), as far as there are any.
 """
 
 import json
@@ -26,12 +27,12 @@ def content(wanted: dict) -> dict:
 
 
 def stream(client: httpx.Client, request: dict) -> dict:
-    events = []
+    events, began = [], time.monotonic()
     with client.stream(**request) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: "):
                 events.append([time.monotonic(), line[6:]])
-        return {"status": answer.status_code, "headers": dict(answer.headers), "events": events}
+        return {"status": answer.status_code, "headers": dict(answer.headers), "began": began, "events": events}
 
 
 def repeat(wanted: dict, request: dict) -> dict:
