@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
+VOLUME_LABEL = "com.docker.compose.volume"
 HASH_LABEL = "com.docker.compose.config-hash"
 ANSWER_SECONDS = 10
 
@@ -112,6 +113,22 @@ class Engine:
                     return False
                 raise
         return True
+
+    def has_volume(self, name: str) -> bool:
+        from docker.errors import NotFound
+
+        with answering():
+            try:
+                self.client.volumes.get(name)
+            except NotFound:
+                return False
+        return True
+
+    def volumes(self, project: str) -> dict[str, str]:
+        """The stack's volumes: name in the compose file → name on the engine."""
+        with answering():
+            found = self.client.volumes.list(filters={"label": f"{PROJECT_LABEL}={project}"})
+            return {(one.attrs.get("Labels") or {}).get(VOLUME_LABEL, one.name): one.name for one in found}
 
     def execute(self, container: Container, command: list[str]) -> str:
         """What a short command in the running container prints on stdout; empty where the container has ended.

@@ -18,6 +18,7 @@ from qmdctl.terminal import human_bytes, table
 
 CPU_FILES = "compose.yaml:compose.cpu.yaml"
 GPU_FILES = "compose.yaml"
+VLLM_URL = "http://vllm:8000"
 MODEL_KEYS = ("EMBED_MODEL", "RERANK_MODEL", "VLLM_MODEL")
 
 
@@ -84,14 +85,21 @@ def propose(
         cpu = preset_name == "cpu" or (preset_name is None and not hardware.gpus)
     preset = scale(find_preset(preset_name), hardware) if preset_name else load_presets()["cpu"] if cpu else choose_preset(hardware)
     cpu = cpu or preset.cpu
-    values = {"COMPOSE_FILE": CPU_FILES if cpu else GPU_FILES, "COMPOSE_PROFILES": "generation", **preset.settings}
+    values = {
+        "COMPOSE_FILE": CPU_FILES if cpu else GPU_FILES,
+        "COMPOSE_PROFILES": "generation",
+        "GENERATION_URL": VLLM_URL,
+        **preset.settings,
+    }
     if not cpu:
         values |= _placed(cards(hardware))
     values |= chosen
-    if not values["COMPOSE_PROFILES"]:
+    profiles = values["COMPOSE_PROFILES"].split(",")
+    if "generation" not in profiles:
         values.pop("VLLM_MODEL", None)
-    # A GENERATION_URL of an earlier choice would send generation elsewhere while vLLM runs.
-    others = {"GENERATION_URL", *(key for other in load_presets().values() for key in other.settings)}
+        if "tailnet" in profiles:
+            values["VLLM_SERVE"] = "vllm-through-embed"
+    others = {"VLLM_SERVE", *(key for other in load_presets().values() for key in other.settings)}
     cleared = tuple(sorted(others - values.keys()))
     try:
         budget = make_budget(plan_from(values, cpu=cpu), lambda model: model_config(model, hub_cache), hardware)

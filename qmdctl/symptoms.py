@@ -24,7 +24,10 @@ class Symptom:
 
 @dataclass(frozen=True)
 class Rule:
-    """`service` is a pattern of the service's name, `compose` for Compose's own output. `state`: only for a container in that state."""
+    """`service` is a pattern of the service's name, `compose` for Compose's own output.
+
+    `state`: only for a container in that state; `needs`: only where this fact is known.
+    """
 
     name: str
     service: re.Pattern[str]
@@ -33,6 +36,7 @@ class Rule:
     fix: str
     source: str
     state: str = ""
+    needs: str = ""
 
 
 @cache
@@ -50,6 +54,7 @@ def rules() -> tuple[Rule, ...]:
             fields["fix"],
             fields["source"],
             fields.get("state", ""),
+            fields.get("needs", ""),
         )
         for name, fields in table.items()
     )
@@ -64,6 +69,7 @@ def match(service: str, lines: Sequence[str], facts: Mapping[str, str]) -> Sympt
     `facts` fill the braces of a rule's sentences: settings in force, `service`, `state`; named groups of its pattern come before them.
     """
     fitting = [rule for rule in rules() if rule.service.fullmatch(service) and rule.state in ("", facts.get("state"))]
+    fitting = [rule for rule in fitting if not rule.needs or facts.get(rule.needs)]
     newest = list(reversed(lines))
     if service == COMPOSE:
         pairs = [(rule, line) for rule in fitting for line in newest]

@@ -1,42 +1,101 @@
-"""`qmdctl down`: containers and networks go; models and caches stay unless asked."""
+"""`qmdctl down`: containers and networks go; models, caches and the place on the tailnet stay unless asked."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qmdctl.commands.common import JsonOption, invocation
 
+if TYPE_CHECKING:
+    from qmdctl.compose import Compose
+    from qmdctl.engine import Engine
+    from qmdctl.settings import Settings
+    from qmdctl.terminal import Terminal
+
+MODELS = "the volumes of downloaded models and compile caches (the next start downloads them again)"
+LOGIN = (
+    "the sidecars' logins and certificates (the next start needs a key or a login, and new certificates, of which a name gets five a week)"
+)
+
 
 def down(
     context: typer.Context,
     volumes: Annotated[bool, typer.Option("--volumes", help="Also remove the volumes: downloaded models and compile caches.")] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Also log the sidecars out of the tailnet and remove their logins and certificates.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before removing volumes.")] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Stop the stack and remove its containers.
 
-    Downloaded models and caches stay, unless --volumes.
+    Downloaded models and caches stay, unless --volumes; the nodes keep their names on the tailnet, unless --forget.
     """
     from qmdctl.engine import Engine
-    from qmdctl.errors import ConfigurationError, InterruptedByUser
 
     call = invocation(context)
     terminal = call.output(json_output)
     settings = call.settings(need_env=False)
-    if volumes and not yes:
-        question = "Remove the volumes of downloaded models and compile caches? The next start downloads them again"
-        if not terminal.interactive:
-            raise ConfigurationError("--volumes removes downloaded models, and there is no terminal to ask", "add --yes")
-        try:
-            agreed = typer.confirm(question, err=True)
-        except typer.Abort:
-            agreed = False
-        if not agreed:
-            raise InterruptedByUser("Nothing was removed.")
-    Engine.connect()
+    if (volumes or forget) and not yes:
+        confirm(terminal, [*([MODELS] if volumes else []), *([LOGIN] if forget else [])], "--volumes" if volumes else "--forget")
+    engine = Engine.connect()
+    compose = call.compose(settings)
+    left = log_out(engine, compose, settings) if forget else []
+    if settings["TAILNET_SERVICE"]:
+        terminal.note("The sidecars leave their Services first: 20 s, in which clients go to another box.", "dim")
     # Every profile: what a changed COMPOSE_PROFILES no longer names is to go as well.
-    call.compose(settings).run("--profile", "*", "down", "--remove-orphans", *(["--volumes"] if volumes else []))
+    compose.run("--profile", "*", "down", "--remove-orphans")
+    removed = remove_volumes(engine, terminal, settings.name, volumes, forget)
     kept = "" if volumes else " Models and caches are kept; `qmdctl up` starts again."
-    terminal.result(f"The stack is down.{kept}", {"status": "down", "volumes_removed": volumes})
+    terminal.result(f"The stack is down.{kept}", {"status": "down", "volumes_removed": volumes, "forgotten": forget, "removed": removed})
+    if left:
+        names = ", ".join(left)
+        terminal.note(
+            f"{names} could not be logged out: its container did not run, or the control server was not reached. Remove the machine in the"
+            " admin console (login.tailscale.com/admin/machines), or the next one gets another name.",
+            "yellow",
+        )
+
+
+def confirm(terminal: Terminal, what: list[str], option: str) -> None:
+    """ConfigurationError where nobody can be asked, InterruptedByUser for no."""
+    from qmdctl.errors import ConfigurationError, InterruptedByUser
+
+    if not terminal.interactive:
+        raise ConfigurationError(f"{option} removes {' and '.join(what)}, and there is no terminal to ask", "add --yes")
+    try:
+        agreed = typer.confirm(f"Remove {' and '.join(what)}?", err=True)
+    except typer.Abort:
+        agreed = False
+    if not agreed:
+        raise InterruptedByUser("Nothing was removed.")
+
+
+def log_out(engine: Engine, compose: Compose, settings: Settings) -> list[str]:
+    """The sidecars that have a login and could not be logged out."""
+    from qmdctl.tailnet import SIDECARS
+
+    containers, left = engine.containers(settings.name), []
+    for sidecar in SIDECARS:
+        container = containers.get(sidecar)
+        if container is not None and container.running:
+            done = compose.run("--profile", "*", "exec", "-T", sidecar, "timeout", "20", "tailscale", "logout", check=False)
+            left += [] if done.ok else [sidecar]
+        elif engine.has_volume(f"{settings.name}_{sidecar}"):
+            left.append(sidecar)
+    return left
+
+
+def remove_volumes(engine: Engine, terminal: Terminal, project: str, models: bool, logins: bool) -> list[str]:
+    """Those of the project: the sidecars' are their place on the tailnet, and go with --forget alone."""
+    from qmdctl.process import run
+    from qmdctl.tailnet import SIDECARS
+
+    chosen = [name for volume, name in engine.volumes(project).items() if (logins if volume in SIDECARS else models)]
+    if chosen:
+        command = ["docker", "volume", "rm", *chosen]
+        terminal.echo_command(" ".join(command))
+        run(command, capture=False)
+    return chosen

@@ -104,8 +104,8 @@ def connect(port: int, service: str) -> str:
 
 
 def forwards(settings: Settings) -> bool:
-    """Whether embed passes text generation on: to GENERATION_URL, or to vllm where a profile is on (as compose.yaml has it)."""
-    return bool(settings["GENERATION_URL"] or settings.profiles)
+    """Whether embed passes text generation on."""
+    return bool(settings["GENERATION_URL"])
 
 
 def api_key(settings: Settings, key_file: Path | None) -> str | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qmdctl.project import Project
     from qmdctl.terminal import Terminal
 
-SECRET_FILES = {"HF_TOKEN_FILE": "hf_token", "API_KEYS_FILE": "api_keys"}
+SECRET_FILES = {"HF_TOKEN_FILE": "hf_token", "API_KEYS_FILE": "api_keys", "TS_AUTHKEY_FILE": "ts_authkey"}
 
 
 def init(
@@ -37,6 +37,13 @@ def init(
     hf_cache: Annotated[Path | None, typer.Option(metavar="FOLDER", help="An existing Hugging Face cache.")] = None,
     hf_token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="A Hugging Face token; copied to secrets/.")] = None,
     api_key: Annotated[bool, typer.Option("--api-key", help="Make an API key that callers of the embed service must send.")] = False,
+    tailnet: Annotated[
+        bool | None, typer.Option("--tailnet/--no-tailnet", help="Private HTTPS names on a Tailscale tailnet; by a link without a key.")
+    ] = None,
+    ts_authkey_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A reusable Tailscale auth key or an OAuth secret; copied to secrets/.")
+    ] = None,
+    ts_tags: Annotated[str | None, typer.Option(metavar="TAGS", help="Tags of the nodes, such as tag:qmd-server.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -48,6 +55,7 @@ def init(
     from qmdctl import env_file
     from qmdctl.hardware import find_hardware
     from qmdctl.proposal import describe, hardware_payload, propose
+    from qmdctl.tailnet.enrolment import enrol
 
     call = invocation(context)
     terminal = call.output(json_output)
@@ -56,8 +64,9 @@ def init(
     terminal.note(describe(hardware))
     given = {"EMBED_MODEL": embed_model, "RERANK_MODEL": rerank_model, "VLLM_MODEL": generate_model, "GENERATION_URL": generation_url}
     chosen = {key: value for key, value in given.items() if value is not None}
-    if generation_url is not None:
-        chosen["COMPOSE_PROFILES"] = ""
+    existing = project.env_path.exists()
+    file = env_file.read(project.env_path if existing else project.folder / ".env.example").check()
+    before = file.render()
     asking = terminal.interactive and not yes
     if asking and preset is None:
         preset = ask_preset(hardware, cpu)
@@ -65,7 +74,10 @@ def init(
         hf_cache = ask_cache()
     if hf_cache is not None:
         chosen["HF_CACHE_DIR"] = str(folder_of(hf_cache))
-    sources = secret_sources(project, hf_token_file, api_key)
+    enrolment = enrol(terminal, file.values if existing else {}, tailnet, ts_authkey_file, ts_tags, asking)
+    profiles = ["generation"] if generation_url is None else []
+    chosen |= enrolment.values | {"COMPOSE_PROFILES": ",".join([*profiles, *(["tailnet"] if enrolment.values else [])])}
+    sources = secret_sources(project, hf_token_file, api_key) | ({"TS_AUTHKEY_FILE": enrolment.key + "\n"} if enrolment.key else {})
     named = {*sources, "API_KEYS_FILE"} if api_key else set(sources)
     chosen |= {key: f"./secrets/{name}" for key, name in SECRET_FILES.items() if key in named}
     chosen |= container_user(terminal)
@@ -73,9 +85,6 @@ def init(
         hardware, preset, cpu=True if cpu else None, chosen=chosen, hub_cache=folder_of(hf_cache) / "hub" if hf_cache is not None else None
     )
     terminal.note(proposal.text())
-    existing = project.env_path.exists()
-    file = env_file.read(project.env_path if existing else project.folder / ".env.example").check()
-    before = file.render()
     proposal.apply(file)
     changed = not existing or file.render() != before
     sources = {key: text for key, text in sources.items() if secret_there(project, key) != text}

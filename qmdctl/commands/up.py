@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmdctl.commands.common import JsonOption, ServiceArgument, invocation, mode_flags
+from qmdctl.commands.common import Invocation, JsonOption, ServiceArgument, invocation, mode_flags
 
 if TYPE_CHECKING:
     from qmdctl.compose import Compose
@@ -55,6 +55,7 @@ def up(
     there = engine.containers(settings.name)
     off = [name for name in there if name in settings.every_service and name not in settings.services]
     if not off and _is_current(engine, compose, settings, {name: one for name, one in there.items() if name in services}, services):
+        _settle_services(engine, compose, settings, terminal)
         _already_running(engine, settings, services, terminal)
         return
     try:
@@ -65,15 +66,45 @@ def up(
             terminal.note("The embed image is built first: once, some minutes and several GB of downloads.", "dim")
         began, clock = datetime.now(UTC), time.monotonic()
         remove(compose, terminal, off)
+        settings = _prepare_services(call, settings, terminal, mode_flags(cpu, gpu))
+        compose = call.compose(settings)
         compose_up(compose, terminal, list(service or []), settings, built, limit, again)
         _restart_outdated(engine, compose, settings, services)
         if no_wait:
+            if settings["TAILNET_SERVICE"]:
+                terminal.note("The Tailscale Services are advertised by the next `qmdctl up` that finds the sidecars running.", "yellow")
             terminal.result("Started. `qmdctl status` shows when it is ready.", _result("started", []))
             return
         start = _wait(engine, settings, services, terminal, call.state(), again, began, limit, time.monotonic() - clock)
     except KeyboardInterrupt:
         raise InterruptedByUser("Interrupted. What runs goes on running.", f"{again} {GOES_ON}") from None
+    _settle_services(engine, compose, settings, terminal)
     _report(engine, settings, services, start, terminal)
+
+
+def _prepare_services(call: Invocation, settings: Settings, terminal: Terminal, flags: dict[str, str] | None) -> Settings:
+    """With TAILNET_SERVICE: node names of their own in .env, and the folders that the sidecars are given. What is in force then."""
+    from qmdctl import env_file
+    from qmdctl.tailnet import services
+
+    if not services.wanted(settings):
+        return settings
+    services.prepare(settings.project.folder)
+    named = services.name_nodes(settings.env)
+    if not named:
+        return settings
+    env_file.write(settings.project.env_path, settings.env.render())
+    names = ", ".join(f"{key}={settings.env.values[key]}" for key in named)
+    terminal.note(f"A node may not have the name of a Service: {names} is now in .env.", "yellow")
+    return call.settings(flags)
+
+
+def _settle_services(engine: Engine, compose: Compose, settings: Settings, terminal: Terminal) -> None:
+    from qmdctl.tailnet import services
+
+    if services.wanted(settings):
+        names = services.settle(engine, compose, settings)
+        terminal.note(f"Advertised: {', '.join(names)}. A new host of a Service is approved in the admin console (docs/tailnet.md).")
 
 
 def _is_current(engine: Engine, compose: Compose, settings: Settings, running: dict[str, Container], services: list[str]) -> bool:

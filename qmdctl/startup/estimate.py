@@ -44,15 +44,13 @@ class Estimate:
                 others = [rest for name, rest in rests.items() if name != service and progress[name].phase.name != "waiting"]
                 rests[service] = _sum(rests[service], max((rest for rest in others if rest is not None), default=0.0))
         known = list(rests.values())
-        if all(progress[service].phase.ready for service in rests):
-            return None  # what is left is a sidecar's
-        return None if None in known else max(rest for rest in known if rest is not None)
+        return None if not known or None in known else max(rest for rest in known if rest is not None)
 
     def text(self, progress: Mapping[str, Progress]) -> str:
         """ "about 2 min left (last start took 4 min 05 s)", or as much of it as is known."""
         rest = self.remaining(progress)
-        if rest is None:
-            return ""
+        if rest is None or all(where.phase.ready for service, where in progress.items() if service not in SIDECARS):
+            return ""  # what is left is a sidecar's
         left = f"about {_round(rest)} left" if rest >= 1 else "any moment now" if rest > 0 else "longer than expected"
         return f"{left} ({self.source})" if self.source else left
 

@@ -12,7 +12,7 @@ from qmdctl.settings import Settings
 from qmdctl.startup.causes import cause_of
 from qmdctl.startup.phases import Phase, phase_of
 from qmdctl.startup.sidecar_phases import renamed_text, sidecar_phase
-from qmdctl.startup.watch import FAILED, EngineSource
+from qmdctl.startup.watch import FAILED, EngineSource, joined
 from qmdctl.tailnet import SIDECARS
 from qmdctl.tailnet.sidecar import read_sidecar
 from qmdctl.terminal import human_seconds, table
@@ -77,27 +77,32 @@ class ServiceStatus:
 def look(engine: Engine, services: Sequence[str], settings: Settings) -> list[ServiceStatus]:
     """All of `services`, and any other container of the project."""
     containers, source = engine.containers(settings.name), EngineSource(engine, settings.project.folder)
-    found = []
-    for name in [*services, *(name for name in containers if name not in services)]:
+    names = [*services, *(name for name in containers if name not in services)]
+    sidecars = {name: read_sidecar(engine, one) for name, one in containers.items() if one.running and name in SIDECARS and name in names}
+    phases = {}
+    for name in names:
         container = containers.get(name)
         wants_log = container is not None and container.health == "starting" and name == "vllm"
-        inside = read_sidecar(engine, container) if container is not None and container.running and name in SIDECARS else None
-        phase = phase_of(
-            container,
-            source.log(container, whole=False) if container and wants_log else [],
-            sidecar_phase(inside, settings.project.folder, container.name) if inside and container else None,
-        )
+        log = source.log(container, whole=False) if container and wants_log else []
+        inside = sidecar_phase(sidecars[name], settings.project.folder, containers[name].name) if name in sidecars else None
+        phases[name] = phase_of(container, log, inside)
+    found = []
+    for name, phase in phases.items():
+        container, sidecar = containers.get(name), sidecars.get(name)
         cause, fix = "", ""
         if container is None or container.state == "created":
             fix = "qmdctl up"
         elif phase.name == "exited" and container.exit_code in (0, 143) and not container.error:
             fix = f"qmdctl start {name}"
         elif phase.name in FAILED or phase.name == "restarting":
-            why = cause_of(container, phase, source.log(container, whole=True), settings, phase.name == "restarting")
+            facts = {**settings, "other_sidecar": joined(phases, name)}
+            why = cause_of(container, phase, source.log(container, whole=True), facts, phase.name == "restarting")
             cause, fix = why.sentence, why.fix
-        if inside is not None and inside.renamed and not cause:
-            cause, fix = renamed_text(inside)
-        found.append(ServiceStatus(name, phase, container, cause, fix, inside.url if inside else ""))
+        elif phase.name == "login":
+            cause, fix = "nobody has logged it in yet", f"open {phase.detail}"
+        elif sidecar is not None and sidecar.renamed:
+            cause, fix = renamed_text(sidecar)
+        found.append(ServiceStatus(name, phase, container, cause, fix, sidecar.url if sidecar else ""))
     return found
 
 

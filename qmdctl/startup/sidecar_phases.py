@@ -22,7 +22,7 @@ def sidecar_phase(sidecar: Sidecar, folder: Path, container_name: str = "") -> P
     if sidecar.expired:
         return Phase("error", EXPIRED)
     if sidecar.state == "NeedsLogin":
-        return Phase("login", sidecar.auth_url) if sidecar.auth_url else Phase("connecting")
+        return Phase("login", sidecar.auth_url) if sidecar.auth_url else Phase("connecting", sidecar.login_error[:300])
     if sidecar.state == "NeedsMachineAuth":
         return Phase("approval", "login.tailscale.com/admin/machines")
     if sidecar.state == "Stopped":

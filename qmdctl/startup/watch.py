@@ -197,9 +197,16 @@ class Watch:
         loop = service.restarts >= LOOP_RESTARTS or (container.state == "restarting" and container.restart_count >= LOOP_RESTARTS)
         if loop or service.phase.name in FAILED:
             log = self.source.log(container, whole=True)
+            facts = {**self.facts, "other_sidecar": joined({name: one.phase for name, one in self.services.items()}, service.name)}
             raise StartFailed(
-                service.name, "restarting" if loop else service.phase.name, cause_of(container, service.phase, log, self.facts, loop)
+                service.name, "restarting" if loop else service.phase.name, cause_of(container, service.phase, log, facts, loop)
             )
+
+
+def joined(phases: Mapping[str, Phase], but: str) -> str:
+    """Another sidecar than `but` that is on the tailnet; empty where there is none."""
+    on_it = ("applying", "certificate", "ready")
+    return next((name for name in SIDECARS if name != but and name in phases and phases[name].name in on_it), "")
 
 
 def timed_out(services: Mapping[str, Service], timeout_seconds: float, again: str) -> WaitTimeoutError:

@@ -22,6 +22,7 @@ SCRIPT = "; ".join(
         "certificates": f'for file in {STATE}/certs/*.crt; do echo "# $file"; cat "$file"; done',
     }.items()
 )
+LOGIN_ERROR = "The last login error was:"
 NO_HTTPS = "no-https"  # what containerboot writes for ${TS_CERT_DOMAIN} where the tailnet gives no certificates
 
 
@@ -29,7 +30,7 @@ NO_HTTPS = "no-https"  # what containerboot writes for ${TS_CERT_DOMAIN} where t
 class Sidecar:
     """One node as Tailscale describes it. `state` is "" where tailscaled does not answer.
 
-    `state`: NoState, NeedsLogin, NeedsMachineAuth, Stopped, Starting, Running (ipn.State). `name`: its full name, without the dot at the end.
+    `state`: NoState, NeedsLogin, NeedsMachineAuth, Stopped, Starting, Running (ipn.State). `name`: the full one, without its last dot.
     `expiry`: when its login ends, None where it does not. `serve`: the serve config in force (ipn.ServeConfig).
     """
 
@@ -66,6 +67,11 @@ class Sidecar:
     def renamed(self) -> bool:
         """Whether the tailnet gave it another name than the one asked for, as it does where that is taken (`qmd-embed-1`)."""
         return bool(self.name and self.wanted) and self.name.split(".")[0].lower() != self.wanted.lower()
+
+    @property
+    def login_error(self) -> str:
+        """Why its last login failed, in Tailscale's words; empty where it did not."""
+        return next((text.partition(LOGIN_ERROR)[2].strip() for text in self.health if LOGIN_ERROR in text), "")
 
     @property
     def url(self) -> str:

@@ -18,7 +18,7 @@ services:
     environment:
       EMBED_MODEL: ${EMBED_MODEL:-Qwen/Qwen3-Embedding-4B}
       MAX_BATCH_SIZE: ${MAX_BATCH_SIZE:-}
-      GENERATION_URL: ${GENERATION_URL:-${COMPOSE_PROFILES:+http://vllm:8000}}
+      GENERATION_URL: ${GENERATION_URL:-}
   vllm:
     profiles: [generation]
     image: vllm:1

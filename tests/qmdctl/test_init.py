@@ -298,7 +298,7 @@ def test_generation_here_again_takes_the_other_server_away(qmdctl: Run, clone: P
     assert qmdctl("-C", str(clone), "init", "--cpu", "--yes").returncode == 0
     written = values(clone)
     assert written["COMPOSE_PROFILES"] == "generation"
-    assert "GENERATION_URL" not in written
+    assert written["GENERATION_URL"] == "http://vllm:8000"
 
 
 def test_an_existing_env_is_changed_only_after_its_difference_was_agreed_to(qmdctl: Run, clone: Path) -> None:
@@ -342,29 +342,29 @@ def test_bad_flags_name_the_flag_and_the_fix(qmdctl: Run, clone: Path, arguments
 
 
 def test_on_a_terminal_it_asks(clone: Path, tmp_path: Path) -> None:
-    """The preset, then whether to write; "n" writes nothing, "y" does."""
-    assert converse(clone, tmp_path, ["8", "n"]) == 130
+    """The preset, whether on a tailnet, then whether to write; "n" writes nothing, "y" does."""
+    assert converse(clone, tmp_path, ["8", "n", "n"])[0] == 130
     assert not (clone / ".env").exists()
-    assert converse(clone, tmp_path, ["cpu", "y"]) == 0
+    assert converse(clone, tmp_path, ["cpu", "n", "y"])[0] == 0
     assert values(clone)["COMPOSE_FILE"] == "compose.yaml:compose.cpu.yaml"
 
 
 def test_on_a_terminal_it_asks_for_the_cache_and_ctrl_c_writes_nothing(clone: Path, tmp_path: Path) -> None:
     (tmp_path / ".cache/huggingface/hub").mkdir(parents=True)
-    assert converse(clone, tmp_path, ["8", "\x04"]) == 130  # an end of file, which typer takes as it takes Ctrl-C
+    assert converse(clone, tmp_path, ["8", "\x04"])[0] == 130  # an end of file, which typer takes as it takes Ctrl-C
     assert not (clone / ".env").exists()
-    assert converse(clone, tmp_path, ["cpu", "y", "y"]) == 0
+    assert converse(clone, tmp_path, ["cpu", "y", "n", "y"])[0] == 0
     assert values(clone)["HF_CACHE_DIR"] == str(tmp_path / ".cache/huggingface")
 
 
-def converse(folder: Path, home: Path, answers: list[str]) -> int:
-    """Run init on a pseudo-terminal, answer each question as it comes, and return the exit status."""
+def converse(folder: Path, home: Path, answers: list[str]) -> tuple[int, str]:
+    """Run init on a pseudo-terminal and answer each question as it comes; the exit status and all that it said."""
     reader, writer = pty.openpty()
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm"}
     command = [sys.executable, "-m", "qmdctl", "-C", str(folder), "init"]
-    process = subprocess.Popen(command, stdin=writer, stdout=writer, stderr=writer, env=environment, cwd=home)
+    process = subprocess.Popen(command, stdin=writer, stdout=writer, stderr=writer, env=environment, cwd=home, start_new_session=True)
     os.close(writer)
-    said, waiting, end = "", list(answers), time.monotonic() + 60
+    said, whole, waiting, end = "", "", list(answers), time.monotonic() + 60
     while time.monotonic() < end:
         if select.select([reader], [], [], 0.1)[0]:
             try:
@@ -372,10 +372,11 @@ def converse(folder: Path, home: Path, answers: list[str]) -> int:
             except OSError:
                 break
             said += part.decode(errors="replace")
-            if waiting and said.rstrip(" ").endswith(("]:", "]: ")):
+            whole += part.decode(errors="replace")
+            if waiting and said.endswith("]: "):  # the space comes last, when a hidden answer is no longer shown
                 os.write(reader, f"{waiting.pop(0)}\n".encode())
                 said = ""
         elif process.poll() is not None:
             break
     os.close(reader)
-    return process.wait(10)
+    return process.wait(10), whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,9 @@ from qmdctl.engine import Container
 from qmdctl.errors import MissingError, WaitTimeoutError
 from qmdctl.startup.causes import StartFailed
 from qmdctl.startup.estimate import Progress
+from qmdctl.startup.phases import Phase
 from qmdctl.startup.watch import ENGINE_AWAY_SECONDS, POLL_SECONDS, Start, Watch
+from qmdctl.tailnet import SIDECARS
 from tests.qmdctl.containers import STARTED, container, probing
 
 AWAY: list[Container] = [container("no engine")]
@@ -23,6 +26,7 @@ class Scripted:
     def __init__(self, *looks: list[Container], log: tuple[str, ...] = ()) -> None:
         self.looks, self.lines, self.now, self.number = looks, list(log), 0.0, 0
         self.shown: list[dict[str, Progress]] = []
+        self.asked: list[tuple[str, str]] = []
 
     def containers(self, project: str) -> dict[str, Container]:
         look = self.looks[min(self.number, len(self.looks) - 1)]
@@ -33,6 +37,13 @@ class Scripted:
 
     def log(self, container: Container, whole: bool) -> list[str]:
         return self.lines
+
+    def inside(self, container: Container) -> Phase | None:
+        """What a look's sidecar says of itself stands in its probe."""
+        return Phase(container.probe["phase"], container.probe.get("link", "")) if container.service in SIDECARS else None
+
+    def ask_login(self, service: str, link: str) -> None:
+        self.asked.append((service, link))
 
     def show(self, progress: Mapping[str, Progress], seconds: float) -> None:
         self.shown.append(dict(progress))
@@ -172,3 +183,34 @@ def test_a_timeout_names_the_phases_and_the_command_that_waits_twice_as_long() -
 def test_a_container_that_ran_before_is_no_measure_of_a_start() -> None:
     before = container(health="healthy", started_at=STARTED - timedelta(days=2))
     assert Scripted([before]).run().fresh == frozenset()
+
+
+def sidecar(phase: str, link: str = "", service: str = "ts-embed", **fields: Any) -> Container:
+    return probing(service, phase=phase, link=link, **fields) if not fields else container(service, probe={"phase": phase}, **fields)
+
+
+LINK, NEWER = "https://login.example/a/1", "https://login.example/a/2"
+
+
+def test_a_login_link_is_shown_once_and_a_new_one_again() -> None:
+    script = Scripted([sidecar("login", LINK)], [sidecar("login", LINK)], [sidecar("login", NEWER)], [sidecar("ready")])
+    script.run("ts-embed")
+    assert script.asked == [("ts-embed", LINK), ("ts-embed", NEWER)]
+
+
+def test_a_sidecar_that_nobody_logs_in_begins_anew_and_that_is_no_loop() -> None:
+    """containerboot gives up after TS_BOOT_TIMEOUT, and Docker starts it again: the second time is not a crash."""
+    looks = []
+    for count in range(4):
+        looks += [[sidecar("login", f"{LINK}{count}")], [sidecar("connecting", restart_count=count + 1)]]
+    script = Scripted(*looks, [sidecar("ready", restart_count=4)])
+    assert script.run("ts-embed").phases["ts-embed"]["login"] > 0
+
+
+def test_a_one_off_key_is_told_from_one_that_is_wrong() -> None:
+    log = ("boot: Running 'tailscale up'", "backend error: invalid key: API key kAbC not valid")
+    failing = sidecar("connecting", service="ts-vllm", state="restarting", restart_count=3)
+    with pytest.raises(StartFailed, match="one-off key, and ts-embed has used it up"):
+        Scripted([sidecar("ready"), failing], log=log).run("ts-embed", "ts-vllm")
+    with pytest.raises(StartFailed, match="The tailnet refuses the auth key"):
+        Scripted([failing], log=log).run("ts-vllm")
