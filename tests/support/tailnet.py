@@ -9,8 +9,10 @@ import json
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -32,6 +34,7 @@ import ssl, urllib.request
 unverified = ssl._create_unverified_context()
 print(urllib.request.urlopen("https://127.0.0.1:15000/roots/0", context=unverified).read().decode())
 """
+READ_CERTIFICATE = "import ssl, sys; print(ssl.get_server_certificate((sys.argv[1], 443), timeout=20))"
 
 
 class Tailnet:
@@ -40,6 +43,7 @@ class Tailnet:
     suffix = "tail0001.ts.net"
 
     def __init__(self) -> None:
+        self.asked: dict[str, float] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="qmdnet-"))
         for name in ("pki", "trust", "admin"):
             (self.folder / name).mkdir()
@@ -139,6 +143,17 @@ class Tailnet:
     def ask(self, url: str, *, env: dict[str, str] | None = None, **request: Any) -> dict[str, Any]:
         """One request by a program on the laptop: see tests/tailnet/laptop_client.py."""
         done = self.laptop(LAPTOP_PYTHON, "-c", LAPTOP_CLIENT, env=env, stdin=json.dumps({"url": url, **request}))
+        self.asked[urlsplit(url).netloc.split(".")[0]] = time.monotonic()
         assert done.status == 0, done.err
         answer: dict[str, Any] = done.json
         return answer
+
+    def idle_seconds(self, host: str) -> float:
+        """Since the laptop's last request to that name."""
+        return time.monotonic() - self.asked[host]
+
+    def certificate(self, host: str) -> str:
+        """The one that a name shows, in PEM, unverified."""
+        done = self.laptop("python3", "-c", READ_CERTIFICATE, f"{host}.{self.suffix}")
+        assert done.status == 0, done.err
+        return done.out

@@ -14,6 +14,12 @@ def process_of(container: str) -> int:
     return int(docker("inspect", "--format", "{{.State.Pid}}", container))
 
 
+def processes(container: str, name: str) -> list[int]:
+    """The process ids on this machine of the container's processes of that name."""
+    lines = docker("top", container, "-eo", "pid,comm").splitlines()[1:]
+    return [int(line.split()[0]) for line in lines if line.split()[1] == name]
+
+
 def in_network_of(container: str, *command: str) -> str:
     """A program of this machine in the network namespace of a container."""
     full = ["nsenter", "--target", str(process_of(container)), "--net", *command]
