@@ -1,4 +1,4 @@
-"""Connections between a sidecar and its service that nobody used for a while. See test_serve.py for what happens with a short keep-alive."""
+"""Connections between a sidecar and its service that nobody used for a while; test_serve.py has what a short keep-alive does."""
 
 from __future__ import annotations
 
