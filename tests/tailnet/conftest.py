@@ -18,7 +18,7 @@ from tests.support.tailnet_project import make_fake_project, make_true_project, 
 
 __all__ = ["expected"]
 HERE = Path(__file__).parent
-ORDER = ["policy", "requests", "serve", "logins", "idle", "recovery", "state", "capability", "https_off"]
+ORDER = ["policy", "requests", "serve", "logins", "services", "idle", "recovery", "state", "capability", "https_off"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items[index] = item
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tailnet() -> Iterator[Tailnet]:
     need_tailnet()
     build_images()
@@ -39,7 +39,7 @@ def tailnet() -> Iterator[Tailnet]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def true_stack(tailnet: Tailnet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qmdctl]:
     """The embed service, vLLM and both sidecars, up."""
     home = tmp_path_factory.mktemp("true")

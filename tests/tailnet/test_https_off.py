@@ -12,7 +12,7 @@ from tests.support.service import poll
 from tests.support.tailnet import Tailnet
 from tests.support.tailnet_project import FAKE_HOSTS, make_fake_project, remove
 
-pytestmark = [pytest.mark.docker, pytest.mark.tailnet, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.tailnet, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.support.service import poll
 from tests.support.tailnet import KEY, Tailnet
 from tests.support.tailnet_project import FAKE_HOSTS, give_key, make_fake_project, remove
 
-pytestmark = [pytest.mark.docker, pytest.mark.tailnet, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.tailnet, pytest.mark.slow, pytest.mark.timeout(900)]
 EMBED, VLLM = FAKE_HOSTS
 LINK = re.compile(r"https://control/auth/\w+")
 

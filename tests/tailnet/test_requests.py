@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.stack.conftest import QUESTION
-from tests.support.qmdctl_cli import Qmdctl
+from tests.support.qmdctl_cli import Qmdctl, docker
 from tests.support.tailnet import Tailnet
 from tests.support.tailnet_project import HOSTS
 from tests.support.texts import PLANET_COSINES, PLANETS, RED_PLANET
@@ -48,6 +48,13 @@ def test_the_laptop_has_no_other_way_than_the_tailnet(tailnet: Tailnet, true_sta
         assert done.out.count("closed") == 6, done.out
     path = tailnet.laptop("tailscale", "ping", "-c", "1", HOSTS[0]).out
     assert "via DERP" in path  # the box's network cannot be reached from the laptop's
+
+
+def test_no_tailscale_program_has_a_way_out_of_this_machine(true_stack: Qmdctl) -> None:
+    for container in ("qmdnet-control", "qmdnet-acme", "qmdnet-laptop", "qmd-ts-embed", "qmd-ts-vllm"):
+        networks = json.loads(docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", container))
+        for name in networks:
+            assert docker("network", "inspect", "--format", "{{.Internal}}", name) == "true", (container, name)
 
 
 def test_embeddings_are_the_model_s(tailnet: Tailnet, true_stack: Qmdctl) -> None:
@@ -94,3 +101,9 @@ def test_logs_stay_on_the_box_and_funnel_is_off(tailnet: Tailnet, true_stack: Qm
         assert not node["Hostinfo"].get("WireIngress")
         assert node["Tags"] == ["tag:qmd-server"]
         assert "KeyExpiry" not in node
+
+
+def test_qmdctl_is_on_the_laptop_from_its_wheel_alone(tailnet: Tailnet) -> None:
+    assert tailnet.laptop("qmdctl", "--help").status == 0
+    found = tailnet.laptop("/opt/qmdctl/bin/python", "-c", "import qmdctl; print(qmdctl.__file__)").out
+    assert found.startswith("/opt/qmdctl/lib/")

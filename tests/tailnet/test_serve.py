@@ -17,7 +17,7 @@ from tests.support.tailnet import CAPABILITY, Tailnet
 from tests.support.tailnet_project import FAKE_HOSTS
 from tests.support.tailnet_wire import connections, fins_held_back
 
-pytestmark = [pytest.mark.docker, pytest.mark.tailnet, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.tailnet, pytest.mark.slow, pytest.mark.timeout(900)]
 EMBED, VLLM = FAKE_HOSTS
 FORGED = {
     "Tailscale-User-Login": "owner@example.com",
@@ -132,3 +132,18 @@ def test_a_neighbour_on_the_service_s_network_can_forge_headers(tailnet: Tailnet
     network = f"{fake_stack.value('COMPOSE_PROJECT_NAME')}_edge-embed"
     answer = docker("run", "--rm", "--network", network, "qmd-test/base:bookworm", "python3", "-c", FORGE, "http://embed:8001/")
     assert json.loads(answer)["headers"]["tailscale-user-login"] == "owner@example.com"
+
+
+def test_a_broken_serve_config_is_named_and_mended(tailnet: Tailnet, fake_stack: Qmdctl) -> None:
+    path = fake_stack.folder / "tailscale/vllm/serve.json"
+    before = path.read_text()
+    path.write_text(before + "// a comment")
+    try:
+        container = f"{fake_stack.value('COMPOSE_PROJECT_NAME')}-ts-vllm-1"
+        poll(lambda: docker("inspect", "--format", "{{.RestartCount}}", container) != "0", 30, "the sidecar's end")
+        done = fake_stack.run("up", "--skip-checks", seconds=100)
+        assert done.status in (1, 2), done.err
+        assert "serve.json" in done.err
+    finally:
+        path.write_text(before)
+    poll(lambda: tailnet.ask(tailnet.url(VLLM), timeout=5).get("status") == 200, 60, "the name again")
