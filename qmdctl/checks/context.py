@@ -15,10 +15,11 @@ from qmdctl.errors import QmdError
 from qmdctl.hardware import Gpu, Hardware, find_hardware
 from qmdctl.process import Completed, run
 from qmdctl.settings import Settings
+from qmdctl.tailnet import SIDECARS
 
 Run = Callable[..., Completed]
 MODEL_KEYS = {"embed": ("EMBED_MODEL", "RERANK_MODEL"), "vllm": ("VLLM_MODEL",)}
-IMAGE_KEYS = {"embed": "EMBED_IMAGE", "vllm": "VLLM_IMAGE"}
+IMAGE_KEYS = {"embed": "EMBED_IMAGE", "vllm": "VLLM_IMAGE", "ts-embed": "TAILSCALE_IMAGE", "ts-vllm": "TAILSCALE_IMAGE"}
 GPU_KEYS = {"embed": "EMBED_GPU", "vllm": "VLLM_GPU"}
 DESKTOP = "Docker Desktop"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -39,7 +40,7 @@ class Context:
     ) -> None:
         self.settings = settings
         named = settings.services if services is None else services
-        self.services = list(dict.fromkeys(["embed", *named] if "vllm" in named else named))
+        self.services = list(dict.fromkeys(["embed", *named] if {"vllm", *SIDECARS} & set(named) else named))
         self.run = runner
         if hardware is not None:
             self.__dict__["hardware"] = hardware

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from qmdctl.checks.context import IMAGE_KEYS, Context, Unavailable
+from qmdctl.checks.context import GPU_KEYS, Context, Unavailable
 from qmdctl.checks.finding import Finding
 
 # Oldest driver branch by CUDA's major version, with minor version compatibility (NVIDIA's CUDA compatibility guide).
@@ -23,7 +23,7 @@ def check(context: Context) -> Iterator[Finding]:
         raise Unavailable("no GPU")
     for driver in drivers:
         major = int(driver.split(".")[0]) if driver.split(".")[0].isdecimal() else 0
-        for service in filter(IMAGE_KEYS.get, context.services):
+        for service in filter(GPU_KEYS.get, context.services):
             cuda = image_cuda(context, service)
             if cuda is None or not major:
                 yield Finding(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qmdctl.checks.context import GPU_KEYS, IMAGE_KEYS, Context, Unavailable
+from qmdctl.checks.context import GPU_KEYS, Context, Unavailable
 from qmdctl.checks.finding import Finding
 from qmdctl.errors import QmdError
 from qmdctl.models.budget import make_budget, plan_from
@@ -30,7 +30,7 @@ def check(context: Context) -> Iterator[Finding]:
         yield Finding("memory", "warning", f"the memory plan cannot be computed: {error.message}", "", error.fix)
         return
     there = {} if context.engine_error else context.containers
-    running = [name for name in IMAGE_KEYS if name in there and there[name].running]
+    running = [name for name in GPU_KEYS if name in there and there[name].running]
     for problem in budget.problems:
         short = problem.message.startswith("Planned:")
         if short and running:

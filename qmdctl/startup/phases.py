@@ -27,7 +27,7 @@ WORDS = {
     "warming": "warming up",
     "connecting": "connecting to the tailnet",
     "login": "waiting for its login",
-    "approval": "waiting for approval in the admin console",
+    "approval": "waiting for approval",
     "applying": "putting its serve config in force",
     "certificate": "getting its certificate",
     "ready": "ready",

@@ -10,27 +10,27 @@ from qmdctl.tailnet import serve_config
 from qmdctl.tailnet.sidecar import Sidecar
 
 HTTPS_OFF = (
-    "the tailnet gives no certificates, so Tailscale serves nothing here; fix: turn on MagicDNS and HTTPS Certificates in the admin console"
-    " (login.tailscale.com/admin/dns), then: qmdctl restart {service}"
+    "HTTPS is off on the tailnet: it gives no certificates, so Tailscale serves nothing here; fix: turn on MagicDNS and HTTPS Certificates"
+    " in {console}; it then goes on by itself, qmdctl status shows it"
 )
 STOPPED = "Tailscale is switched off in it; fix: docker exec {container} tailscale up --reset, or: qmdctl down --forget, then qmdctl up"
-EXPIRED = "its login has expired; fix: qmdctl down --forget, then qmdctl up with a new key (a node with a tag does not expire)"
 
 
 def sidecar_phase(sidecar: Sidecar, folder: Path, container_name: str = "") -> Phase:
     """`folder`: the project's, whose serve config is to be in force. The detail of a login is its link."""
-    if sidecar.expired:
-        return Phase("error", EXPIRED)
     if sidecar.state == "NeedsLogin":
-        return Phase("login", sidecar.auth_url) if sidecar.auth_url else Phase("connecting", sidecar.login_error[:300])
+        if sidecar.auth_url:
+            return Phase("login", sidecar.auth_url)
+        # containerboot ends then, and begins anew with the key, or asks for a login.
+        return Phase("connecting", "its login has expired" if sidecar.expired else sidecar.login_error[:300])
     if sidecar.state == "NeedsMachineAuth":
-        return Phase("approval", "login.tailscale.com/admin/machines")
+        return Phase("approval", sidecar.console("machines"))
     if sidecar.state == "Stopped":
         return Phase("error", STOPPED.format(container=container_name))
     if not sidecar.running:
         return Phase("connecting")
     if not sidecar.cert_domains:
-        return Phase("error", HTTPS_OFF.format(service=sidecar.service))
+        return Phase("error", HTTPS_OFF.format(console=sidecar.console("dns")))
     try:
         wanted = serve_config.read(serve_config.on_disk(folder, sidecar.serve_path))
     except ConfigurationError as error:
@@ -46,6 +46,6 @@ def renamed_text(sidecar: Sidecar) -> tuple[str, str]:
     """What it means that the name is another than the one asked for, and what mends it."""
     return (
         f"the tailnet has another machine called {sidecar.wanted}, so this one is {sidecar.name}",
-        f"remove the old {sidecar.wanted} in the admin console (login.tailscale.com/admin/machines) and rename this one there, or"
+        f"remove the old {sidecar.wanted} in {sidecar.console('machines')} and rename this one there, or"
         f" qmdctl down --forget, then qmdctl up; keep the volume: a lost login is what makes a new machine",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from qmdctl.engine import Container, Engine
@@ -52,6 +52,7 @@ class Sidecar:
     serve_path: str = ""  # TS_SERVE_CONFIG
     advertised: tuple[str, ...] = ()
     logged_out: bool = False
+    control_url: str = ""
     certificate: Certificate | None = None
 
     @property
@@ -67,6 +68,11 @@ class Sidecar:
     def renamed(self) -> bool:
         """Whether the tailnet gave it another name than the one asked for, as it does where that is taken (`qmd-embed-1`)."""
         return bool(self.name and self.wanted) and self.name.split(".")[0].lower() != self.wanted.lower()
+
+    def console(self, page: str) -> str:
+        """Where its tailnet's owner sets things: "dns", "machines", "acls", "settings/keys"."""
+        own = self.control_url and "tailscale.com" not in self.control_url
+        return f"your control server ({self.control_url})" if own else f"the admin console (login.tailscale.com/admin/{page})"
 
     @property
     def login_error(self) -> str:
@@ -93,6 +99,7 @@ def parse_sidecar(container: Container, text: str) -> Sidecar:
     status, serve, prefs = (_json(parts.get(name, "")) for name in ("status", "serve", "prefs"))
     own = status.get("Self") or {}
     domains = tuple(status.get("CertDomains") or ())
+    expiry = _time(own.get("KeyExpiry"))
     return Sidecar(
         service=container.service,
         state=str(status.get("BackendState") or ""),
@@ -102,8 +109,8 @@ def parse_sidecar(container: Container, text: str) -> Sidecar:
         suffix=str((status.get("CurrentTailnet") or {}).get("MagicDNSSuffix") or status.get("MagicDNSSuffix") or ""),
         addresses=tuple(own.get("TailscaleIPs") or ()),
         tags=tuple(own.get("Tags") or ()),
-        expiry=_time(own.get("KeyExpiry")),
-        expired=bool(own.get("Expired")),
+        expiry=expiry,
+        expired=bool(own.get("Expired")) or bool(expiry and expiry <= datetime.now(UTC)),  # while logged out Expired is absent
         online=bool(own.get("Online")),
         capabilities=frozenset(own.get("CapMap") or ()),
         cert_domains=domains,
@@ -112,6 +119,7 @@ def parse_sidecar(container: Container, text: str) -> Sidecar:
         serve_path=container.environment.get("TS_SERVE_CONFIG", ""),
         advertised=tuple(prefs.get("AdvertiseServices") or ()),
         logged_out=bool(prefs.get("LoggedOut")),
+        control_url=str(prefs.get("ControlURL") or ""),
         certificate=_certificate(parts.get("certificates", ""), domains),
     )
 
