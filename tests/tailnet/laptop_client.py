@@ -1,11 +1,10 @@
 """Runs on the laptop: one HTTP request, described by JSON on standard input, answered by JSON on standard output.
 
 `url`; `method` (GET, or POST where there is a `json`); `json`; `headers`; `padding`: bytes of spaces in front of the JSON;
-`verify`: false only to show a certificate; `stream`: give the events of an event stream, each with the time at which it came;
-`repeat`: seconds for which to go on, one connection for each request, and count the answers by status.
+`stream`: give the events of an event stream, and with `during` the body of that other address when the first event had come;
+`repeat`: seconds for which to go on, one connection for each request, and count the answers by status; `timeout` in seconds.
 
-The answer: `status`, `headers`, `body`, `events` with `began`, `counts`,
-and `error` (a transport's or a certificate's), as far as there are any.
+The answer: `status`, `headers`, `body`, `events`, `during`, `counts` and `error` (a transport's or a certificate's), as far as there are any.
 """
 
 import json
@@ -26,13 +25,16 @@ def content(wanted: dict) -> dict:
     return {"method": method, "url": wanted["url"], "headers": headers, "content": body}
 
 
-def stream(client: httpx.Client, request: dict) -> dict:
-    events, began = [], time.monotonic()
+def stream(client: httpx.Client, request: dict, during: str | None) -> dict:
+    """The second request is made with the first event in hand and the stream still open."""
+    events, seen = [], None
     with client.stream(**request) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: "):
-                events.append([time.monotonic(), line[6:]])
-        return {"status": answer.status_code, "headers": dict(answer.headers), "began": began, "events": events}
+                events.append(line[6:])
+                if during and seen is None:
+                    seen = httpx.get(during).text
+        return {"status": answer.status_code, "headers": dict(answer.headers), "events": events, "during": seen}
 
 
 def repeat(wanted: dict, request: dict) -> dict:
@@ -50,11 +52,11 @@ def ask(wanted: dict) -> dict:
     try:
         if wanted.get("repeat"):
             return repeat(wanted, request)
-        with httpx.Client(timeout=wanted.get("timeout", 60), verify=wanted.get("verify", True)) as client:
+        with httpx.Client(timeout=wanted.get("timeout", 60)) as client:
             if wanted.get("stream"):
-                return stream(client, request)
+                return stream(client, request, wanted.get("during"))
             answer = client.request(**request)
-            return {"status": answer.status_code, "headers": dict(answer.headers), "body": answer.text, "version": answer.http_version}
+            return {"status": answer.status_code, "headers": dict(answer.headers), "body": answer.text}
     except httpx.TransportError as error:
         return {"error": f"{type(error).__name__}: {error}"}
 

@@ -62,7 +62,7 @@ def test_with_a_grant_both_names_answer(tailnet: Tailnet, granted: None) -> None
         assert answer["status"] == 200, answer
         assert json.loads(answer["body"])["choices"]
     stream = tailnet.ask(tailnet.url("qmd-vllm", "/v1/chat/completions"), json={**CHAT, "stream": True}, stream=True)
-    assert stream["events"][-1][1] == "[DONE]"
+    assert stream["events"][-1] == "[DONE]"
 
 
 @pytest.mark.parametrize("network", ["edge-embed", "edge-vllm", "backend"])

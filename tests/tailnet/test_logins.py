@@ -135,7 +135,7 @@ def test_a_login_that_expired_comes_back_by_the_key_or_else_by_a_link(tailnet: T
 
 def test_a_control_server_that_is_not_there_is_named(tailnet: Tailnet, project: Qmdctl) -> None:
     project.set(TS_LOGIN_SERVER="https://nowhere.invalid")
-    done = up(project, "--timeout", "25", "embed", "ts-embed")
+    done = up(project, "--timeout", "12", "embed", "ts-embed")
     assert done.status in (1, 4), done.err
     assert "nowhere.invalid" in done.err
 
