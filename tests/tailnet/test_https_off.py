@@ -27,8 +27,8 @@ def project(tailnet: Tailnet, tmp_path: Path) -> Iterator[Qmdctl]:
 def test_up_says_that_https_is_off_and_where_it_is_turned_on(tailnet: Tailnet, project: Qmdctl) -> None:
     done = project.run("up", "--skip-checks", seconds=120)
     assert done.status == 1, done.err
-    assert "HTTPS" in done.err
-    assert "admin/dns" in done.err
+    assert "MagicDNS and HTTPS Certificates" in done.err
+    assert "https://control" in done.err
     assert all("error" in tailnet.ask(tailnet.url(host), timeout=3) for host in FAKE_HOSTS)
     # Turned on, it takes effect by itself: the serve configs name ${TS_CERT_DOMAIN}.
     tailnet.set(https=True)
