@@ -4,7 +4,7 @@
 `stream`: give the events of an event stream, and with `during` the body of that other address when the first event had come;
 `repeat`: seconds for which to go on, one connection for each request, and count the answers by status; `timeout` in seconds.
 
-The answer has `status`, `headers`, `body`, `events`, `during`, `counts` and `error` (of the transport or the certificate), if there are any.
+The answer has `status`, `headers`, `body`, `events`, `during`, `counts` and `error` (the transport's, the certificate's), if any.
 """
 
 import json
