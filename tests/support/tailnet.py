@@ -98,10 +98,10 @@ class Tailnet:
 
     def reset(self) -> None:
         """As a tailnet is on which everything is set up."""
-        self.set(https=True, approval=False, keys={KEY: True}, tags=["tag:qmd-server"], app_caps={})
+        self.set(https=True, approval=False, keys={KEY: True}, clients=[], tags=["tag:qmd-server"], app_caps={})
 
     def set(self, **settings: Any) -> None:
-        """Of tests/tailnet/go/control/admin.go: https, approval, keys (key → reusable), tags, app_caps."""
+        """Of tests/tailnet/go/control/admin.go: https, approval, keys (key → reusable), clients, tags, app_caps."""
         self.admin("settings", **settings)
 
     def admin(self, what: str, **body: Any) -> None:
@@ -125,8 +125,10 @@ class Tailnet:
         """The newest of this name."""
         return max((node for node in self.nodes() if node["Name"].startswith(f"{name}.")), key=lambda node: int(node["ID"]))
 
-    def seen(self) -> dict[str, list[str]]:
-        """`orders`: the names for which certificates were ordered; `unknown`: paths that the FAKE does not have."""
+    def seen(self) -> dict[str, list[Any]]:
+        """`orders`: the names for which certificates were ordered; `minted`: what keys OAuth clients had made; `unknown`: paths that the
+        FAKE does not have.
+        """
         return {key: value or [] for key, value in self.console.get("/seen").json().items()}
 
     # At the laptop.

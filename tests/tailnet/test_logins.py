@@ -100,6 +100,26 @@ def test_a_one_off_key_is_used_up_by_the_first_sidecar(tailnet: Tailnet, project
     assert "tskey-auth-once" not in done.err
 
 
+def test_an_oauth_client_secret_has_a_key_made_for_each_node(tailnet: Tailnet, project: Qmdctl) -> None:
+    """baseURL leads to the FAKE in place of Tailscale's API."""
+    tailnet.set(clients=["tskey-client-tests"])
+    give_key(project, "tskey-client-tests?ephemeral=false&preauthorized=true&baseURL=https://control")
+    done = up(project)
+    assert done.status == 0, done.err
+    assert all(answers(tailnet, host) for host in FAKE_HOSTS)
+    wanted = {"reusable": False, "ephemeral": False, "preauthorized": True, "tags": ["tag:qmd-server"]}
+    assert tailnet.seen()["minted"] == [wanted, wanted]
+
+
+def test_an_oauth_client_secret_without_tags_gets_its_sentence(tailnet: Tailnet, project: Qmdctl) -> None:
+    tailnet.set(clients=["tskey-client-tests"])
+    give_key(project, "tskey-client-tests?ephemeral=false&preauthorized=true&baseURL=https://control")
+    project.set(TS_TAGS="")
+    done = up(project, "embed", "ts-embed")
+    assert done.status == 1, done.err
+    assert "TS_TAGS" in done.err
+
+
 def test_a_tag_without_an_owner_gets_its_sentence(tailnet: Tailnet, project: Qmdctl) -> None:
     project.set(TS_TAGS="tag:other")
     done = up(project, "embed", "ts-embed")

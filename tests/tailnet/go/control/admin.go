@@ -15,6 +15,7 @@ type settings struct {
 	HTTPS    *bool              `json:"https"`
 	Approval *bool              `json:"approval"` // new machines wait until they are approved
 	Keys     map[string]bool    `json:"keys"`     // auth key → whether it may be used again; replaces all keys
+	Clients  []string           `json:"clients"`  // secrets of OAuth clients
 	Tags     []string           `json:"tags"`     // the tags that have an owner
 	AppCaps  tailcfg.PeerCapMap `json:"app_caps"` // granted to everybody
 }
@@ -31,7 +32,7 @@ func serveAdmin(socket string, t *tailnet) error {
 	mux.HandleFunc("GET /seen", func(w http.ResponseWriter, _ *http.Request) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		writeJSON(w, map[string][]string{"orders": t.orders, "unknown": t.unknown})
+		writeJSON(w, map[string]any{"orders": t.orders, "unknown": t.unknown, "minted": t.minted})
 	})
 	mux.HandleFunc("POST /settings", take(t.set))
 	mux.HandleFunc("POST /jail", take(t.jail))
@@ -59,6 +60,9 @@ func (t *tailnet) set(new settings) string {
 	t.mu.Lock()
 	if new.Keys != nil {
 		t.keys = new.Keys
+	}
+	if new.Clients != nil {
+		t.clients = new.Clients
 	}
 	if new.AppCaps != nil {
 		t.appCaps = new.AppCaps

@@ -33,6 +33,8 @@ type tailnet struct {
 	mu       sync.Mutex
 	keys     map[string]bool // auth key → whether it may be used again
 	used     set.Set[string] // keys that were for one use
+	clients  []string        // secrets of OAuth clients
+	minted   []minted        // keys that they had made
 	orders   []string        // names for which a dns-01 record was asked
 	unknown  []string        // paths that testcontrol does not know
 	appCaps  tailcfg.PeerCapMap
@@ -94,6 +96,8 @@ func (t *tailnet) guard() {
 		switch {
 		case r.URL.Path == "/machine/register":
 			t.register(w, r, inner)
+		case strings.HasPrefix(r.URL.Path, "/api/v2/"):
+			t.api(w, r)
 		case slices.Contains(known, r.URL.Path) || strings.HasPrefix(r.URL.Path, "/c2n/"):
 			inner.ServeHTTP(w, r)
 		default:
