@@ -6,7 +6,25 @@ from typing import Annotated
 
 import typer
 
-from qmdctl.commands import config, doctor, down, health, init, logs, pull, restart, start, status, stop, up, version
+from qmdctl.commands import (
+    client,
+    config,
+    doctor,
+    down,
+    health,
+    init,
+    keys,
+    logs,
+    migrate,
+    pull,
+    restart,
+    start,
+    status,
+    stop,
+    test,
+    up,
+    version,
+)
 from qmdctl.commands.common import Invocation
 
 # rich_markup_mode=None: plain help starts three times as fast. Locals in a traceback could show a key.
@@ -46,7 +64,11 @@ app.command("stop")(stop.stop)
 app.command("restart")(restart.restart)
 app.command("down")(down.down)
 app.command("logs")(logs.logs)
+app.command("test")(test.test)
+app.command("client")(client.client)
 app.command("config")(config.config)
+app.add_typer(keys.app, name="keys")
+app.command("migrate")(migrate.migrate)
 app.command("version")(version.version)
 
 __all__ = ["Invocation", "app"]

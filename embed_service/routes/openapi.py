@@ -35,7 +35,7 @@ Schema = type[BaseModel]
 REASONS = {
     400: "A value or the JSON is wrong; `param` names the field.",
     401: "An API key is missing or unknown.",
-    403: "The Tailscale capability is missing.",
+    403: "The Tailscale capability is missing, or the request came from the internet through Tailscale Funnel.",
     404: "Nothing is at this path, or what it needs is not configured.",
     405: "The path takes another method; `Allow` names it.",
     413: "The body is larger than MAX_BODY_MIB.",
@@ -105,12 +105,12 @@ OPERATIONS = (
         errors=(*POST_ERRORS, 404),
     ),
     Operation("/v1/models", "Models and their aliases", answers=(Models,), errors=GET_ERRORS),
-    Operation("/health", "Whether the models answer", answers=(Health,), errors=(405, 500, 503), unavailable=Health),
-    Operation("/livez", "Whether the process listens", answers=(Live,), errors=(405, 500)),
+    Operation("/health", "Whether the models answer", answers=(Health,), errors=(403, 405, 500, 503), unavailable=Health),
+    Operation("/livez", "Whether the process listens", answers=(Live,), errors=(403, 405, 500)),
     Operation("/version", "Version of the service", answers=(Version,), errors=GET_ERRORS),
     Operation("/metrics", "Metrics in Prometheus' text format", media="text/plain", errors=GET_ERRORS),
     Operation("/openapi.json", "This document", errors=GET_ERRORS),
-    Operation("/", "A page for people", media="text/html", errors=(405, 500)),
+    Operation("/", "A page for people", media="text/html", errors=(403, 405, 500)),
 )
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISREG
 
+from qmdctl import api_keys
 from qmdctl.checks.container_user import GROUP, OWNER, READ, class_of, fix, may, why_not
 from qmdctl.checks.context import Context
 from qmdctl.checks.finding import Finding, Level
+from qmdctl.errors import ConfigurationError
 
 KEYS = ("HF_TOKEN_FILE", "API_KEYS_FILE", "GENERATION_API_KEY_FILE")
 CA = "CA_FILE"  # no container gets it: docker reads it, as the user who builds
@@ -37,7 +39,8 @@ def _file(context: Context, key: str, path: Path) -> Iterator[Finding]:
     except OSError:
         about = None
     if about is None or not S_ISREG(about.st_mode):
-        mend = f"install -m 600 /dev/null {path}, then write the key into it; or empty {key} in .env"
+        made = f"install -m 600 /dev/null {path}, then write the key into it"
+        mend = f"{'qmdctl keys add NAME' if key == 'API_KEYS_FILE' and about is None else made}; or empty {key} in .env"
         yield Finding("secrets", "failure", f"{key}={context.settings[key]} is not a file", "Compose cannot mount it", mend, True)
         return
     if key == CA:
@@ -52,10 +55,20 @@ def _file(context: Context, key: str, path: Path) -> Iterator[Finding]:
         yield Finding(
             "secrets", "failure" if readable is False else "warning", what, why_not(context, about), fix(context, about, path), True
         )
-    elif key == "API_KEYS_FILE" and not about.st_size:
-        yield Finding("secrets", "warning", f"{path.name} is empty", "with API_KEYS_FILE set and no key in it nobody gets in", "add a key")
+    elif key == "API_KEYS_FILE" and os.access(path, os.R_OK):
+        yield from _keys(path)
     taken_as = class_of(context, about)
     if about.st_mode & (0o007 if taken_as == GROUP else 0o077):
         closed = {OWNER: f"chmod 600 {path}", GROUP: f"chmod o= {path}"}
         what = f"{path.name} can be read by others on this machine"
         yield Finding("secrets", "warning", what, "", closed.get(taken_as) or f"{fix(context, about, path)}; then chmod 600 {path}")
+
+
+def _keys(path: Path) -> Iterator[Finding]:
+    try:
+        keys = api_keys.read(path).keys
+    except ConfigurationError as error:
+        yield Finding("secrets", "failure", error.message, "", error.fix, True)
+        return
+    if not keys:
+        yield Finding("secrets", "warning", f"{path.name} has no key", "with API_KEYS_FILE set nobody gets in then", "qmdctl keys add NAME")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import resource
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from qmdctl.terminal import Terminal
 
 SECRET_FILES = {"HF_TOKEN_FILE": "hf_token", "API_KEYS_FILE": "api_keys", "TS_AUTHKEY_FILE": "ts_authkey"}
+FIRST = "first"  # the name of the key that --api-key makes
 
 
 def init(
@@ -52,7 +51,7 @@ def init(
     Asks on a terminal; elsewhere the flags and the hardware decide. An existing .env is changed only after its difference was shown
     and agreed to (--yes agrees).
     """
-    from qmdctl import env_file
+    from qmdctl import api_keys, env_file
     from qmdctl.hardware import find_hardware
     from qmdctl.proposal import describe, hardware_payload, propose
     from qmdctl.tailnet.enrolment import enrol
@@ -77,8 +76,9 @@ def init(
     enrolment = enrol(terminal, file.values if existing else {}, tailnet, ts_authkey_file, ts_tags, asking)
     profiles = ["generation"] if generation_url is None else []
     chosen |= enrolment.values | {"COMPOSE_PROFILES": ",".join([*profiles, *(["tailnet"] if enrolment.values else [])])}
-    sources = secret_sources(project, hf_token_file, api_key) | ({"TS_AUTHKEY_FILE": enrolment.key + "\n"} if enrolment.key else {})
+    sources = secret_sources(hf_token_file) | ({"TS_AUTHKEY_FILE": enrolment.key + "\n"} if enrolment.key else {})
     named = {*sources, "API_KEYS_FILE"} if api_key else set(sources)
+    first = api_key and not keys_there(project)
     chosen |= {key: f"./secrets/{name}" for key, name in SECRET_FILES.items() if key in named}
     chosen |= container_user(terminal)
     proposal = propose(
@@ -92,14 +92,22 @@ def init(
     if changed or replaced:
         confirm(terminal, project, before if existing else None, file, replaced, yes)
     made = write_secrets(project, sources)
-    if changed:
-        env_file.write(project.env_path, file.render(), sudo_user())
+    key = make_key(project, made) if first else None
+    try:
+        if changed:
+            env_file.write(project.env_path, file.render(), sudo_user())
+    except BaseException:
+        if key:  # nobody has seen it
+            api_keys.revoke(made[-1], FIRST)
+        raise
     written = [*([str(project.env_path)] if changed else []), *map(str, made)]
-    data = {"hardware": hardware_payload(hardware), **proposal.payload(), "changed": changed, "written": written}
-    terminal.result(f"Written: {', '.join(written)}. Next: qmdctl up" if written else ".env is as proposed already. Next: qmdctl up", data)
+    data = {"hardware": hardware_payload(hardware), **proposal.payload(), "changed": changed, "written": written, "api_key": key}
+    text = f"Written: {', '.join(written)}. Next: qmdctl up" if written else ".env is as proposed already. Next: qmdctl up"
+    terminal.result(f"{text}\nAPI key, shown this once: {key}" if key else text, data)
     if api_key:
-        there = "The key is in" if "API_KEYS_FILE" in sources else "A key was there and is kept:"
-        terminal.note(f"{there} {project.folder / 'secrets' / 'api_keys'}; give it to the clients.")
+        stored = f"secrets/{SECRET_FILES['API_KEYS_FILE']}"
+        there = f"A key was there and is kept: {stored}" if key is None else f"Its digest is in {stored}, the key itself nowhere"
+        terminal.note(f"{there}. Another one: qmdctl keys add NAME")
 
 
 def ask_preset(hardware: Hardware, cpu: bool) -> str:
@@ -153,6 +161,8 @@ def owner() -> tuple[int, int]:
 
 def container_user(terminal: Terminal) -> dict[str, str]:
     """The user that the containers run as, who has to read the key files: their owner as the engine numbers users."""
+    import resource  # not on Windows, where only the laptop's verbs run
+
     uid, gid = owner()
     if not rootless():
         return {"QMD_UID": str(uid), "QMD_GID": str(gid)}
@@ -173,7 +183,7 @@ def rootless() -> bool:
         return False
 
 
-def secret_sources(project: Project, hf_token_file: Path | None, api_key: bool) -> dict[str, str]:
+def secret_sources(hf_token_file: Path | None) -> dict[str, str]:
     """{key: content} of the key files to write. ConfigurationError for a token file that cannot be read or is empty."""
     from qmdctl.errors import ConfigurationError
 
@@ -188,10 +198,25 @@ def secret_sources(project: Project, hf_token_file: Path | None, api_key: bool) 
         if not token:
             raise ConfigurationError(f"--hf-token-file: {hf_token_file} is empty", "name a file with the token alone")
         sources["HF_TOKEN_FILE"] = token + "\n"
-    keys = (secret_there(project, "API_KEYS_FILE") or "").splitlines() if api_key else []
-    if api_key and not any(line.strip() and not line.strip().startswith("#") for line in keys):
-        sources["API_KEYS_FILE"] = secrets.token_urlsafe(32) + "\n"
     return sources
+
+
+def keys_there(project: Project) -> bool:
+    """Whether a client has a key already. ConfigurationError where the file cannot be read."""
+    from qmdctl import api_keys
+
+    there = api_keys.read(project.folder / "secrets" / SECRET_FILES["API_KEYS_FILE"]).keys
+    return any(key.name != api_keys.HEALTH for key in there)
+
+
+def make_key(project: Project, made: list[Path]) -> str:
+    """The first API key; its file is added to `made`. ConfigurationError where it cannot be written."""
+    from qmdctl import api_keys
+
+    path = project.folder / "secrets" / SECRET_FILES["API_KEYS_FILE"]
+    make_secrets_folder(path.parent)
+    made.append(path)
+    return api_keys.add(path, FIRST, owner())
 
 
 def secret_there(project: Project, key: str) -> str | None:
@@ -240,18 +265,27 @@ def redacted(text: str) -> list[str]:
     return [f"{key}{equals}{shown(key, value)}" for key, equals, value in parts]
 
 
+def make_secrets_folder(folder: Path) -> None:
+    """The folder of the key files, the caller's. ConfigurationError where it cannot be made."""
+    from qmdctl.env_file import refused
+
+    try:
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            if caller := sudo_user():
+                os.chown(folder, *caller)
+    except OSError as error:
+        raise refused(folder, error, "made") from None
+
+
 def write_secrets(project: Project, sources: dict[str, str]) -> list[Path]:
     """The key files, readable by their owner alone. ConfigurationError where they cannot be written."""
     from qmdctl.env_file import refused
 
     made: list[Path] = []
     path = folder = project.folder / "secrets"
-    caller = sudo_user()
+    make_secrets_folder(folder)
     try:
-        if not folder.exists():
-            folder.mkdir()
-            if caller:
-                os.chown(folder, *caller)
         for key, content in sources.items():
             path = folder / SECRET_FILES[key]
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

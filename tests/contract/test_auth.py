@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,6 +157,88 @@ def test_a_caller_without_it_gets_403_that_names_it(gated: ServiceProcess, heade
         assert_error(client.post("/v1/embeddings", json=REQUEST), 403, CAPABILITY)
         assert client.get("/health").status_code == 200
         assert client.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize("value", ["[]", "null", '[{"role":"user"},{"role":"admin"}]'])
+def test_the_presence_of_the_capability_counts(gated: ServiceProcess, value: str) -> None:
+    """A grant without values is one: PeerCapMap.HasCapability in Tailscale's tailcfg.go."""
+    with gated.client(headers={"tailscale-app-CAPABILITIES": f'{{"{CAPABILITY}":{value}}}'}) as client:
+        assert client.get("/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize("value", ["false", "0", "{}", '"yes"'])
+def test_what_serve_never_writes_is_no_grant(gated: ServiceProcess, value: str) -> None:
+    with gated.client(headers={"Tailscale-App-Capabilities": f'{{"{CAPABILITY}":{value}}}'}) as client:
+        assert_error(client.get("/v1/models"), 403, CAPABILITY)
+
+
+@pytest.mark.parametrize("names", [("Tailscale-App-Capabilities", "tailscale-app-capabilities"), ("Tailscale-App-Capabilities",) * 2])
+def test_a_second_copy_of_the_header_is_not_believed(gated: ServiceProcess, names: tuple[str, str]) -> None:
+    """`serve` sets it once, so another layer added one of them."""
+    forged = [(names[0], json.dumps({CAPABILITY: [{}]})), (names[1], "{}")]
+    for headers in (forged, forged[::-1]):
+        with gated.client(headers=headers) as client:
+            assert_error(client.get("/v1/models"), 403, CAPABILITY)
+
+
+@pytest.mark.parametrize("name", ["Tailscale_App_Capabilities", "X-Tailscale-App-Capabilities", "Tailscale-User-Capabilities"])
+def test_a_name_that_only_looks_like_it_is_another_header(gated: ServiceProcess, name: str) -> None:
+    with gated.client(headers={name: json.dumps({CAPABILITY: [{}]})}) as client:
+        assert_error(client.get("/v1/models"), 403, CAPABILITY)
+
+
+FUNNEL = {"Tailscale-Funnel-Request": "?1"}
+EVERY_PATH = [*CLOSED, ("GET", "/health"), ("GET", "/health/"), ("HEAD", "/health"), ("GET", "/livez"), ("GET", "/")]
+
+
+@pytest.mark.parametrize(("method", "path"), EVERY_PATH)
+def test_what_came_through_funnel_is_refused_on_every_path(locked: ServiceProcess, method: str, path: str) -> None:
+    with locked.client(headers={**FUNNEL, **bearer(PLAIN)}) as client:
+        answer = client.request(method, locked.url + path)
+    assert answer.status_code == 403
+    if method != "HEAD":
+        assert assert_error(answer, 403, "Funnel")["code"] == "funnel"
+
+
+@pytest.mark.parametrize("header", [FUNNEL, {"tailscale-funnel-request": ""}, {"Tailscale-Funnel-Request": "?0"}])
+def test_funnel_is_refused_whatever_the_settings(service: ServiceProcess, gated: ServiceProcess, header: dict[str, str]) -> None:
+    for process in (service, gated):
+        with process.client(headers={**granted(CAPABILITY), **header}) as client:
+            for path in ("/health", "/v1/models"):
+                assert_error(client.get(path), 403, "Funnel")
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """As compose.yaml has it: two names, of which one has no container; localhost stands for the other."""
+    log = tmp_path_factory.mktemp("named") / "service.log"
+    with ServiceProcess({"REQUIRE_CAPABILITY": CAPABILITY, "TRUSTED_SIDECARS": "ts-vllm.invalid,localhost"}, log) as process:
+        process.wait_healthy()
+        yield process
+
+
+def test_a_sidecar_is_known_by_its_name_and_one_without_a_container_is_nobody(named: ServiceProcess) -> None:
+    with named.client(headers=granted(CAPABILITY)) as client:
+        assert client.get("/v1/models").status_code == 200
+    with named.client(headers=granted(CAPABILITY), transport=httpx.HTTPTransport(local_address="127.0.0.2")) as client:
+        assert_error(client.get("/v1/models"), 403, CAPABILITY)
+
+
+def test_a_connection_that_is_reset_at_once_is_nobodys(gated: ServiceProcess) -> None:
+    """Its address can no longer be asked for when it is looked at. The answer reaches nobody, so the log tells what it was."""
+    head = (
+        f"GET /version HTTP/1.1\r\nHost: x\r\nX-Request-Id: reset-%d\r\nTailscale-App-Capabilities: {json.dumps({CAPABILITY: []})}\r\n\r\n"
+    )
+    for number in range(50):
+        # From an address that is not the sidecar's: refused, with or without a name for it.
+        with socket.create_connection(("127.0.0.1", gated.port), source_address=("127.0.0.3", 0)) as reset:
+            reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset.sendall((head % number).encode())
+    with gated.client(headers={"X-Request-Id": "last"}) as client:
+        client.get("/version")
+    poll(lambda: '"last"' in gated.log.read_text(), 15, "the log")
+    lines = [json.loads(line) for line in gated.log.read_text().splitlines() if '"reset-' in line]
+    assert {line["status"] for line in lines} <= {403}
 
 
 def test_headers_of_anybody_but_the_sidecar_are_not_believed(gated: ServiceProcess) -> None:

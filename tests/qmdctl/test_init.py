@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -21,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from demo.processes import ROOT
-from qmdctl import env_file
+from qmdctl import api_keys, env_file
 from qmdctl.commands.init import secret_there, write_secrets
 from qmdctl.errors import ConfigurationError
 from qmdctl.project import Project
@@ -146,11 +147,14 @@ def test_secrets_are_files_for_their_owner_alone(qmdctl: Run, clone: Path, tmp_p
         about = (clone / "secrets" / name).stat()
         assert about.st_mode & 0o777 == 0o600
         assert str(about.st_uid) == written["QMD_UID"]
-    key = (clone / "secrets/api_keys").read_text().strip()
-    assert len(key) >= 40
+    stored = (clone / "secrets/api_keys").read_text()
+    key = done.stdout.rpartition("API key, shown this once: ")[2].strip()
+    assert hashlib.sha256(key.encode()).hexdigest() in stored
+    assert key not in stored + done.stderr
     assert "hf_secret" not in done.stdout + done.stderr
-    qmdctl("-C", str(clone), "init", "--cpu", "--api-key", "--yes")
-    assert (clone / "secrets/api_keys").read_text().strip() == key, "a key that clients have is not replaced"
+    again = qmdctl("-C", str(clone), "init", "--cpu", "--api-key", "--yes")
+    assert (clone / "secrets/api_keys").read_text() == stored, "a key that clients have is not replaced"
+    assert "qmd_" not in again.stdout + again.stderr
 
 
 def test_a_key_file_that_env_does_not_name_locks_the_service_too(qmdctl: Run, clone: Path) -> None:
@@ -162,14 +166,23 @@ def test_a_key_file_that_env_does_not_name_locks_the_service_too(qmdctl: Run, cl
     assert "my-own-key" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("content", "arguments"), [("", []), ("\n", []), ("# one per line\n", ["--yes"])])
-def test_a_key_file_without_a_key_gets_one(qmdctl: Run, clone: Path, content: str, arguments: list[str]) -> None:
+@pytest.mark.parametrize("content", ["", "\n", "# one per line\n", "# without an end", "sha256:abc\n"])
+def test_a_key_file_without_a_key_gets_one(qmdctl: Run, clone: Path, content: str) -> None:
     """An empty file would let nobody in."""
     (clone / "secrets/api_keys").write_text(content)
-    done = qmdctl("-C", str(clone), "init", "--cpu", "--api-key", *arguments)
+    done = qmdctl("-C", str(clone), "init", "--cpu", "--api-key", "--json")
     assert done.returncode == 0, done.stderr
-    assert len((clone / "secrets/api_keys").read_text().strip()) >= 40
-    assert "The key is in" in done.stderr
+    stored = (clone / "secrets/api_keys").read_text()
+    assert stored.startswith(content)
+    assert hashlib.sha256(json.loads(done.stdout)["api_key"].encode()).hexdigest() in stored
+
+
+def test_a_key_that_nobody_has_seen_is_taken_back(clone: Path, qmdctl: Run) -> None:
+    """.env cannot be written: it is a link to a folder that is not there."""
+    (clone / ".env").symlink_to(clone / "no-such-folder/.env")
+    done = qmdctl("-C", str(clone), "init", "--cpu", "--api-key", "--json")
+    assert done.returncode == 2, done.stderr
+    assert api_keys.read(clone / "secrets/api_keys").keys == []
 
 
 def test_behind_sudo_everything_is_the_users(qmdctl: Run, clone: Path, tmp_path: Path) -> None:
@@ -357,11 +370,11 @@ def test_on_a_terminal_it_asks_for_the_cache_and_ctrl_c_writes_nothing(clone: Pa
     assert values(clone)["HF_CACHE_DIR"] == str(tmp_path / ".cache/huggingface")
 
 
-def converse(folder: Path, home: Path, answers: list[str]) -> tuple[int, str]:
-    """Run init on a pseudo-terminal and answer each question as it comes; the exit status and all that it said."""
+def converse(folder: Path, home: Path, answers: list[str], *arguments: str) -> tuple[int, str]:
+    """Run init, or what is given, on a pseudo-terminal and answer each question as it comes; the exit status and all that it said."""
     reader, writer = pty.openpty()
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm"}
-    command = [sys.executable, "-m", "qmdctl", "-C", str(folder), "init"]
+    command = [sys.executable, "-m", "qmdctl", "-C", str(folder), *(arguments or ["init"])]
     process = subprocess.Popen(command, stdin=writer, stdout=writer, stderr=writer, env=environment, cwd=home, start_new_session=True)
     os.close(writer)
     said, whole, waiting, end = "", "", list(answers), time.monotonic() + 60

@@ -40,11 +40,9 @@ def test_precedence_default_env_file_environment_flag(folder: Path) -> None:
 def test_services_follow_the_profiles_and_defaults_follow_the_files(folder: Path) -> None:
     settings = load(folder, "COMPOSE_PROFILES=generation\n")
     assert settings.services == ["embed", "vllm"]
-    assert settings["GENERATION_URL"] == "http://vllm:8000"
     assert not settings.cpu
     settings = load(folder, "COMPOSE_FILE=compose.yaml:compose.cpu.yaml\n")
     assert settings.services == ["embed"]
-    assert settings["GENERATION_URL"] == ""
     assert settings["EMBED_MODEL"] == "Qwen/Qwen3-Embedding-0.6B"
     assert settings.cpu
     assert settings.name == "qmd"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from qmdctl import api_keys
 from tests.support.qmdctl_cli import DOCKER_HOST, Qmdctl, Ran, docker
 from tests.support.require import require
 from tests.support.service import free_port, poll
@@ -37,7 +38,8 @@ def stack(tmp_path: Path) -> Iterator[Qmdctl]:
     folder = tmp_path / "project"
     shutil.copytree(FAKE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     name = f"qmdfake{uuid.uuid4().hex[:8]}"
-    lines = {"COMPOSE_PROJECT_NAME": name, "COMPOSE_PROFILES": "generation", "EMBED_PORT": str(free_port()), "VLLM_PORT": str(free_port())}
+    lines = {"COMPOSE_PROJECT_NAME": name, "COMPOSE_PROFILES": "generation", "GENERATION_URL": "http://vllm:8000"}
+    lines |= {"EMBED_PORT": str(free_port()), "VLLM_PORT": str(free_port())}
     (folder / ".env").write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
     qmdctl = Qmdctl(folder, tmp_path)
     yield qmdctl
@@ -342,13 +344,15 @@ def test_health_with_keys(stack: Qmdctl) -> None:
     keys.write_text("sha256:abc\n")
     stack.set(API_KEYS_FILE="keys")
     assert up(stack).status == 0
-    hashed = stack.run("health")
-    assert hashed.status == 2
-    assert "only digests" in hashed.err
+    hashed = stack.run("health")  # with a key of its own, which the scripted service does not look up
+    assert hashed.status == 1
+    assert "not one of its keys" in hashed.out
+    assert keys.read_text().startswith("sha256:abc\n# qmdctl-health ")
+    assert api_keys.read(keys).keys == [], "it is taken back also where a link is broken"
     (stack.folder / "mine").write_text("the-key\n")
     assert stack.run("health", "--key-file", str(stack.folder / "mine")).status == 0
     keys.write_text("wrong-key\n")
-    assert "wants an API key" in stack.run("health").out
+    assert "not one of its keys" in stack.run("health").out
 
 
 def _pid(name: str) -> int:

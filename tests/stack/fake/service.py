@@ -58,12 +58,14 @@ class Handler(BaseHTTPRequestHandler):
         ready = json.loads(STATE.read_text())["status"] == "ok"
         if self.path == "/metrics":
             self.answer(200, b'vllm:num_requests_waiting{engine="0"} 3.0\n')
+        elif self.path == "/version" and not self.let_in():
+            self.answer(401, b'{"error": {"message": "no key"}}')
         else:
             self.answer(200 if ready else 503, STATE.read_bytes())
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if os.environ.get("API_KEYS_FILE") and self.headers.get("authorization") != "Bearer the-key":
+        if not self.let_in():
             return self.answer(401, b'{"error": {"message": "no key"}}')
         if "silent" in WRONG:
             time.sleep(30)
@@ -78,6 +80,9 @@ class Handler(BaseHTTPRequestHandler):
         else:
             data = {"choices": [{"message": {"content": text}}]}
         return self.answer(200, json.dumps(data).encode())
+
+    def let_in(self):
+        return not os.environ.get("API_KEYS_FILE") or self.headers.get("authorization") == "Bearer the-key"
 
     def answer(self, status, body):
         self.send_response(status)
