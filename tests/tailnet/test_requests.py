@@ -57,6 +57,11 @@ def test_no_tailscale_program_has_a_way_out_of_this_machine(true_stack: Qmdctl) 
             assert docker("network", "inspect", "--format", "{{.Internal}}", name) == "true", (container, name)
 
 
+def test_health_finds_nothing_wrong(tailnet: Tailnet, true_stack: Qmdctl) -> None:
+    done = true_stack.run("health", "--json")
+    assert done.status == 0, done.out + done.err
+
+
 def test_embeddings_are_the_model_s(tailnet: Tailnet, true_stack: Qmdctl) -> None:
     answer = tailnet.ask(tailnet.url("qmd-embed", "/v1/embeddings"), json={"input": [RED_PLANET, *PLANETS]})
     assert answer["status"] == 200, answer
