@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,3 +85,17 @@ def stream(command: Sequence[str], *, cwd: Path | None = None, environment: Mapp
             yield line.rstrip("\n")
     if child.returncode:
         raise ProcessError(Completed(tuple(command), child.returncode, "", ""))
+
+
+@contextmanager
+def talk(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that is spoken to over its three pipes; it ends with the block. MissingError when there is no such program."""
+    try:
+        program = subprocess.Popen(list(command), bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    except (FileNotFoundError, PermissionError) as error:
+        raise MissingError(f"{command[0]} cannot be run: {error.strerror}", f"install {command[0]}, or put it on PATH") from None
+    with program:
+        try:
+            yield program
+        finally:
+            program.kill()

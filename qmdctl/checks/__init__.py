@@ -9,7 +9,7 @@ from qmdctl.checks.context import Context, Unavailable
 from qmdctl.checks.finding import Finding
 from qmdctl.errors import ConfigurationError, QmdError
 
-__all__ = ["NAMES", "Context", "Finding", "exit_code", "run_checks"]
+__all__ = ["NAMES", "RUNNING", "Context", "Finding", "exit_code", "run_checks"]
 
 # In this order: what fails first explains what follows.
 NAMES = (
@@ -19,6 +19,11 @@ NAMES = (
     "rootless",
     "secrets",
     "ports",
+    "generation",
+    "tailnet_settings",
+    "tailnet_key",
+    "tailnet_serve",
+    "tailnet_ports",
     "wsl",
     "gpu_host",
     "compute_capability",
@@ -32,9 +37,16 @@ NAMES = (
     "cache_volume",
     "gpu_container",
 )
+# Of what runs already: for `doctor` alone, since a start is what mends most of it.
+RUNNING = ("tailnet_running",)
 GPU_ONLY = frozenset({"gpu_host", "compute_capability", "driver", "toolkit", "gpu_container"})
 # They look at this machine, which says nothing about an engine elsewhere.
-LOCAL_ONLY = frozenset({"rootless", "secrets", "ports", "wsl", "gpu_host", "compute_capability", "driver", "disk", "memory"})
+LOCAL_ONLY = frozenset(
+    {
+        *("rootless", "secrets", "ports", "tailnet_key", "tailnet_ports"),
+        *("wsl", "gpu_host", "compute_capability", "driver", "disk", "memory"),
+    }
+)
 
 
 def run_checks(context: Context, names: Sequence[str] = NAMES) -> Iterator[Finding]:

@@ -22,9 +22,10 @@ def doctor(
 ) -> None:
     """Check the machine and the settings.
 
-    `qmdctl up` runs the same checks first. Exit status 0 with at most warnings, 2 when only the configuration is wrong, 3 otherwise.
+    `qmdctl up` runs the same checks first, but for that of sidecars which run already. Exit status 0 with at most warnings, 2 when only
+    the configuration is wrong, 3 otherwise.
     """
-    from qmdctl.checks import Context, exit_code, run_checks
+    from qmdctl.checks import NAMES, RUNNING, Context, exit_code, run_checks
 
     call = invocation(context)
     terminal = call.output(json_output)
@@ -32,7 +33,7 @@ def doctor(
     if not settings.project.env_path.exists():
         terminal.note("There is no .env yet; the defaults are checked. qmdctl init writes one.", "yellow")
     findings = []
-    for finding in run_checks(Context(settings)):
+    for finding in run_checks(Context(settings), (*NAMES, *RUNNING)):
         findings.append(finding)
         if not json_output:
             terminal.line(as_line(finding))

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from qmdctl.settings import Settings
     from qmdctl.terminal import Terminal
 
+# tailscaled needs a moment before it answers; a logout that does not reach the control server is tried again.
+LOGOUT = (
+    "tailscaled --statedir=/var/lib/tailscale --tun=userspace-networking >/dev/null 2>&1 & "
+    "for i in 1 2 3 4 5 6 7 8; do sleep 1; timeout 10 tailscale logout && exit 0; done; exit 1"
+)
 MODELS = "the volumes of downloaded models and compile caches (the next start downloads them again)"
 LOGIN = (
     "the sidecars' logins and certificates (the next start needs a key or a login, and new certificates, of which a name gets five a week)"
@@ -50,13 +55,10 @@ def down(
     removed = remove_volumes(engine, terminal, settings.name, volumes, forget)
     kept = "" if volumes else " Models and caches are kept; `qmdctl up` starts again."
     terminal.result(f"The stack is down.{kept}", {"status": "down", "volumes_removed": volumes, "forgotten": forget, "removed": removed})
-    if left:
-        names = ", ".join(left)
-        terminal.note(
-            f"{names} could not be logged out: its container did not run, or the control server was not reached. Remove the machine in the"
-            " admin console (login.tailscale.com/admin/machines), or the next one gets another name.",
-            "yellow",
-        )
+    if forget:
+        lost = f"{', '.join(left)} could not be logged out (the control server was not reached). " if left else ""
+        machines = "in the admin console (login.tailscale.com/admin/machines)"
+        terminal.note(f"{lost}Remove the old machines {machines}: a new one gets another name while they are listed.", "yellow")
 
 
 def confirm(terminal: Terminal, what: list[str], option: str) -> None:
@@ -74,17 +76,19 @@ def confirm(terminal: Terminal, what: list[str], option: str) -> None:
 
 
 def log_out(engine: Engine, compose: Compose, settings: Settings) -> list[str]:
-    """The sidecars that have a login and could not be logged out."""
+    """The sidecars that have a login and could not be logged out.
+
+    In the running sidecar a logout would lose a race: containerboot sees the node leave and ends, and tailscaled with it, while the logout is
+    still on its way. So a container of its own does it, on the volume alone, which also serves where the sidecar does not run.
+    """
     from qmdctl.tailnet import SIDECARS
 
-    containers, left = engine.containers(settings.name), []
+    left = []
+    compose.run("--profile", "*", "stop", *(name for name in SIDECARS if name in engine.containers(settings.name)))
     for sidecar in SIDECARS:
-        container = containers.get(sidecar)
-        if container is not None and container.running:
-            done = compose.run("--profile", "*", "exec", "-T", sidecar, "timeout", "20", "tailscale", "logout", check=False)
+        if engine.has_volume(f"{settings.name}_{sidecar}"):
+            done = compose.run("--profile", "*", "run", "--rm", "--no-deps", "-T", "--entrypoint", "sh", sidecar, "-c", LOGOUT, check=False)
             left += [] if done.ok else [sidecar]
-        elif engine.has_volume(f"{settings.name}_{sidecar}"):
-            left.append(sidecar)
     return left
 
 

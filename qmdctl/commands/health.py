@@ -32,10 +32,13 @@ def health(
 ) -> None:
     """Send real requests to each service.
 
-    An embedding, a rerank, a completion and a chat. Exit status 1 when one fails; the first broken link is named.
+    An embedding, a rerank, a completion and a chat; then each sidecar's name, certificate and way. Exit status 1 when one fails; the first
+    broken link is named.
     """
     from qmdctl.engine import Engine
     from qmdctl.probes import Link
+    from qmdctl.tailnet import SIDECARS
+    from qmdctl.tailnet.links import check_sidecars
 
     call = invocation(context)
     terminal = call.output(json_output)
@@ -45,11 +48,14 @@ def health(
     links = [Link("engine", "engine", True, None, f"Docker {engine.version()} at {engine.host}")]
     containers = engine.containers(settings.name)
     for service in settings.services:
+        if service in SIDECARS:
+            continue
         links += check_service(service, containers.get(service), key, timeout)
     if "embed" in settings.services and forwards(settings):
         links.append(check_forwarder(containers.get("embed"), links, key, timeout))
     if "embed" in settings.services and (settings["API_KEYS_FILE"] or settings["REQUIRE_CAPABILITY"]):
         links.append(check_lock(containers.get("embed"), links, timeout))
+    links += check_sidecars(engine, settings, containers, key, timeout)
     broken = next((link for link in links if link.ok is False), None)
     data = {"ok": broken is None, "first_broken": broken.payload() if broken else None, "links": [link.payload() for link in links]}
     terminal.result(as_text(links, broken), data)

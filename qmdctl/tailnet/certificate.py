@@ -54,7 +54,7 @@ def _parse(der: bytes) -> Certificate:
 def _names(extensions: bytes) -> tuple[str, ...]:
     for _, extension in _elements(extensions):
         if extension.startswith(SUBJECT_ALT_NAME):
-            value = next(content for tag, content in _elements(extension) if tag == OCTET_STRING)
+            value = next((content for tag, content in _elements(extension) if tag == OCTET_STRING), b"")
             return tuple(content.decode("ascii") for tag, content in _elements(_elements(value)[0][1]) if tag == DNS_NAME)
     return ()
 

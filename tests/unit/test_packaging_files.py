@@ -165,13 +165,14 @@ def stubs(folder: Path, *names: str) -> dict[str, str]:
 
 
 def ci_project(folder: Path) -> Path:
-    """`.ci/run` beside a stand-in for the script that starts the tests' engine, which only says what it is asked."""
+    """`.ci/run` beside stand-ins for the scripts that prepare the tests' engine and tailnet, which only say what they are asked."""
     for name in (".ci", "scripts"):
         (folder / name).mkdir(parents=True)
     shutil.copy(ROOT / ".ci/run", folder / ".ci/run")
-    engine = folder / "scripts/test_engine.sh"
-    engine.write_text("#!/bin/sh\necho engine $1\n")
-    engine.chmod(0o755)
+    for name in ("engine", "tailnet"):
+        script = folder / f"scripts/test_{name}.sh"
+        script.write_text(f"#!/bin/sh\necho {name} $1\n")
+        script.chmod(0o755)
     return folder / ".ci/run"
 
 
@@ -179,7 +180,10 @@ def test_ci_starts_the_engine_runs_make_test_and_stops_the_engine(tmp_path: Path
     environment = stubs(tmp_path / "bin", "make", "python3", "node", "npm", "apt-get", "id")
     script = ci_project(tmp_path / "project")
     done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.splitlines() == ["engine install", "engine start", "make test REQUIRE=node,docker", "engine stop"]
+    assert done.stdout.splitlines() == [
+        *("engine install", "tailnet install", "engine start"),
+        *("make test REQUIRE=node,docker,tailnet", "engine stop"),
+    ]
     (tmp_path / "bin/make").write_text("#!/bin/sh\nexit 2\n")
     done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (2, "engine stop")
