@@ -53,8 +53,13 @@ class Tailnet:
 
     @property
     def trust(self) -> Path:
-        """The folder with roots.pem, which the certificates of this tailnet verify with."""
+        """The folder of `roots`, for containers."""
         return self.folder / "trust"
+
+    @property
+    def roots(self) -> Path:
+        """What the certificates of this tailnet verify with."""
+        return self.trust / "roots.pem"
 
     def url(self, host: str, path: str = "/") -> str:
         return f"https://{host}.{self.suffix}{path}"
@@ -73,7 +78,7 @@ class Tailnet:
         poll(self.listens, 20, "the control server", 0.1)
         self.reset()
         root = poll(self.root, 20, "the certificate authority", 0.2)
-        (self.trust / "roots.pem").write_text((self.folder / "pki/tls.crt").read_text() + root)
+        self.roots.write_text((self.folder / "pki/tls.crt").read_text() + root)
         self.compose("up", "--detach", "laptop")
         poll(lambda: "Running" in self.laptop("tailscale", "status", "--json").out, 60, "the laptop on the tailnet", 0.3)
         return self

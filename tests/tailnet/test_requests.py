@@ -57,9 +57,15 @@ def test_no_tailscale_program_has_a_way_out_of_this_machine(true_stack: Qmdctl) 
             assert docker("network", "inspect", "--format", "{{.Internal}}", name) == "true", (container, name)
 
 
-def test_health_finds_nothing_wrong(tailnet: Tailnet, true_stack: Qmdctl) -> None:
-    done = true_stack.run("health", "--json")
+def test_health_proves_each_name_by_a_request_through_the_other_sidecar(tailnet: Tailnet, true_stack: Qmdctl) -> None:
+    done = true_stack.run("health", "--json", env={"SSL_CERT_FILE": str(tailnet.roots)})
     assert done.status == 0, done.out + done.err
+    proved = {link["service"] for link in done.json["links"] if (link["link"], link["state"]) == ("request", "ok")}
+    assert proved == {"ts-embed", "ts-vllm"}
+    # This machine's own roots do not have the tests' authority.
+    done = true_stack.run("health", "--json")
+    assert (done.status, done.json["first_broken"]["link"]) == (1, "request")
+    assert "certificate" in done.json["first_broken"]["detail"]
 
 
 def test_embeddings_are_the_model_s(tailnet: Tailnet, true_stack: Qmdctl) -> None:
