@@ -83,6 +83,7 @@ def test_a_new_machine_waits_for_its_approval(tailnet: Tailnet, project: Qmdctl)
     ],
 )
 def test_a_bad_key_gets_its_sentence(tailnet: Tailnet, project: Qmdctl, key: str, words: list[str]) -> None:
+    """auth_key_invalid among the symptoms."""
     give_key(project, key)
     done = up(project, "embed", "ts-embed")
     assert done.status == 1, done.err

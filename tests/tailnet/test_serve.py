@@ -135,6 +135,7 @@ def test_a_neighbour_on_the_service_s_network_can_forge_headers(tailnet: Tailnet
 
 
 def test_a_broken_serve_config_is_named_and_mended(tailnet: Tailnet, fake_stack: Qmdctl) -> None:
+    """serve_config_broken among the symptoms."""
     path = fake_stack.folder / "tailscale/vllm/serve.json"
     before = path.read_text()
     path.write_text(before + "// a comment")
