@@ -22,7 +22,7 @@ def check(context: Context) -> Iterator[Finding]:
     logged_in = with_login(context, sidecars)
     whole = len(logged_in) == len(sidecars)
     if not name:
-        text = "the volumes hold the logins" if whole else "no key: each sidecar shows a link to log it in"
+        text = "both nodes are logged in" if whole else "no key: a sidecar without a login shows a link"
         yield Finding("tailnet_key", "ok", text)
         return
     path = context.settings.project.folder / Path(name).expanduser()
@@ -42,7 +42,9 @@ def check(context: Context) -> Iterator[Finding]:
     yield from problems
     if not problems and not text.strip():
         yield Finding(
-            "tailnet_key", "ok", f"{path.name} is empty: {'the volumes hold the logins' if whole else 'each sidecar shows a link'}"
+            "tailnet_key",
+            "ok",
+            f"{path.name} is empty: {'both nodes are logged in' if whole else 'a sidecar without a login shows a link'}",
         )
     elif not problems:
         done = f"; it is no longer needed, both nodes are logged in: truncate -s 0 {path}" if whole else ""

@@ -19,12 +19,13 @@ def check(context: Context) -> Iterator[Finding]:
     folder, used = context.settings.project.folder, []
     problems: list[Finding] = []
     for service in started(context):
-        path = serve_config.on_disk(folder, serve_config.configured_path(context.settings, folder, service))
+        path = serve_config.source(folder, serve_config.configured_path(context.settings, folder, service))
         used.append(path)
         problems += _file(context, service, path)
     problems += [_failure(what, "Funnel shows the name to the whole internet", fix) for what, fix in funnel.in_policy_file(folder)]
+    rendered = folder / serve_config.FOLDER / "services"
     for path in sorted((folder / serve_config.FOLDER).rglob("serve.json")):
-        if path not in used:
+        if path not in used and not path.is_relative_to(rendered):
             problems += [Finding("tailnet_serve", "warning", what, "it is not used now", fix) for what, fix in funnel.in_file(path)]
     yield from problems
     if not problems:
@@ -41,8 +42,6 @@ def _failure(what: str, why: str, fix: str) -> Finding:
 
 def _file(context: Context, service: str, path: Path) -> Iterator[Finding]:
     folder = context.settings.project.folder
-    if context.settings["TAILNET_SERVICE"] and not path.exists() and path.is_relative_to(folder / serve_config.FOLDER / "services"):
-        return  # qmdctl up renders it
     problems = [_failure(what, "Funnel shows the name to the whole internet", fix) for what, fix in funnel.in_file(path)]
     try:
         config = serve_config.read(path) if not problems else json.loads(path.read_text(encoding="utf-8"))

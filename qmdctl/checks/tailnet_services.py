@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qmdctl.checks.context import Context, Unavailable
 from qmdctl.tailnet import SIDECARS
+from qmdctl.tailnet.sidecar import read_sidecar
 
 
 def started(context: Context) -> list[str]:
@@ -20,7 +21,8 @@ def locked(context: Context) -> bool:
 
 
 def with_login(context: Context, sidecars: list[str]) -> list[str]:
-    """Those whose volume is there, so that they have been logged in before, or at least tried to."""
+    """Those that are on the tailnet now. A volume alone is no proof: it is there after a login that failed as well."""
     if context.engine_error:
         return []
-    return [name for name in sidecars if context.engine.has_volume(f"{context.settings.name}_{name}")]
+    there = {name: context.containers[name] for name in sidecars if name in context.containers}
+    return [name for name, one in there.items() if one.running and read_sidecar(context.engine, one).running]

@@ -17,7 +17,11 @@ from qmdctl.tailnet.services import NAMES as SERVICES
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)  # RFC 1123, 2.1
 TAG = re.compile(r"tag:[A-Za-z][A-Za-z0-9-]*")  # tailcfg.CheckTag
 BOOLEANS = ("1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False")  # Go's strconv.ParseBool
-OLDEST = (1, 100)  # from here on a certificate is ordered at once, not at the first request
+OLDEST = (
+    1,
+    102,
+    3,
+)  # knows TS_BOOT_TIMEOUT; before, a login link lasts a minute. Before 1.100 a certificate is ordered at the first request
 
 
 def check(context: Context) -> Iterator[Finding]:
@@ -29,10 +33,10 @@ def check(context: Context) -> Iterator[Finding]:
         yield Finding("tailnet_settings", "ok", f"nodes {names}")
 
 
-def image_version(image: str) -> tuple[int, int] | None:
-    """(1, 102) of tailscale/tailscale:v1.102.3; None where the tag does not tell."""
-    found = re.search(r":v?(\d+)\.(\d+)(?:\.|$|-)", image)
-    return (int(found[1]), int(found[2])) if found else None
+def image_version(image: str) -> tuple[int, int, int] | None:
+    """(1, 102, 3) of tailscale/tailscale:v1.102.3; None where the tag does not tell; without its last number it is the newest."""
+    found = re.search(r":v?(\d+)\.(\d+)(?:\.(\d+)|$|-)", image)
+    return (int(found[1]), int(found[2]), int(found[3] or 999)) if found else None
 
 
 def _failure(what: str, why: str, fix: str) -> Finding:
@@ -123,8 +127,10 @@ def _others(settings: Settings) -> Iterator[Finding]:
         yield _failure(f"TS_NO_LOGS_NO_SUPPORT={value} is neither true nor false", "Tailscale ends with it", "set it to true or false")
     version = image_version(settings["TAILSCALE_IMAGE"])
     if version and version < OLDEST:
-        what = f"{settings['TAILSCALE_IMAGE']} is older than {OLDEST[0]}.{OLDEST[1]}"
-        why = "it orders a certificate only at the first request, so qmdctl up would wait for one"
+        what = f"{settings['TAILSCALE_IMAGE']} is older than {'.'.join(map(str, OLDEST))}"
+        why = (
+            "a login link of it lasts a minute; before 1.100 it orders a certificate at the first request only, so qmdctl up waits for one"
+        )
         yield Finding("tailnet_settings", "warning", what, why, "take TAILSCALE_IMAGE out of .env, or set a later tag")
     trusted = [name.strip() for name in settings["TRUSTED_SIDECARS"].split(",")]
     if settings["REQUIRE_CAPABILITY"] and not {"ts-embed", "ts-vllm"} & set(trusted):

@@ -216,10 +216,11 @@ def keep_alive(evidence: Evidence) -> Finding | None:
 def in_a_funnel(evidence: Evidence) -> Finding | None:
     """Not of the fifteen: what would show the name to the internet."""
     sidecar = evidence.sidecar
-    found = [*funnel.in_force(sidecar, evidence.container.name), *funnel.permitted(sidecar)] if sidecar.running else []
-    if not found:
-        return None
-    return told(evidence, "failure", found[0][0], "Funnel shows the name to the whole internet", found[0][1])
+    found = funnel.in_force(sidecar, evidence.container.name) if sidecar.running else []
+    if found:
+        return told(evidence, "failure", found[0][0], "Funnel shows the name to the whole internet", found[0][1])
+    may = funnel.permitted(sidecar) if sidecar.running else []
+    return told(evidence, "warning", may[0][0], "it is off, and who logs in here could turn it on", may[0][1]) if may else None
 
 
 TRAFFIC_TROUBLES = (

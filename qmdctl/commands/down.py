@@ -56,7 +56,7 @@ def down(
     kept = "" if volumes else " Models and caches are kept; `qmdctl up` starts again."
     terminal.result(f"The stack is down.{kept}", {"status": "down", "volumes_removed": volumes, "forgotten": forget, "removed": removed})
     if forget:
-        lost = f"{', '.join(left)} could not be logged out (the control server was not reached). " if left else ""
+        lost = f"{', '.join(left)} could not be logged out (its output is above). " if left else ""
         machines = "in the admin console (login.tailscale.com/admin/machines)"
         terminal.note(f"{lost}Remove the old machines {machines}: a new one gets another name while they are listed.", "yellow")
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qmdctl.commands.common import JsonOption, invocation
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qmdctl.env_file import EnvFile
     from qmdctl.hardware import Hardware
     from qmdctl.project import Project
@@ -49,7 +51,7 @@ def init(
     """Propose settings for this machine; write .env.
 
     Asks on a terminal; elsewhere the flags and the hardware decide. An existing .env is changed only after its difference was shown
-    and agreed to (--yes agrees).
+    and agreed to (--yes agrees); there flags change what they name and nothing else, unless --preset or --cpu is among them.
     """
     from qmdctl import api_keys, env_file
     from qmdctl.hardware import find_hardware
@@ -67,25 +69,37 @@ def init(
     file = env_file.read(project.env_path if existing else project.folder / ".env.example").check()
     before = file.render()
     asking = terminal.interactive and not yes
-    if asking and preset is None:
+    flags = (*given.values(), hf_cache, hf_token_file, tailnet, ts_authkey_file, ts_tags, api_key or None)
+    narrow = existing and preset is None and not cpu and any(flag is not None for flag in flags)
+    if asking and preset is None and not narrow:
         preset = ask_preset(hardware, cpu)
-    if asking and hf_cache is None:
+    if asking and hf_cache is None and not narrow:
         hf_cache = ask_cache()
     if hf_cache is not None:
         chosen["HF_CACHE_DIR"] = str(folder_of(hf_cache))
     enrolment = enrol(terminal, file.values if existing else {}, tailnet, ts_authkey_file, ts_tags, asking)
-    profiles = ["generation"] if generation_url is None else []
-    chosen |= enrolment.values | {"COMPOSE_PROFILES": ",".join([*profiles, *(["tailnet"] if enrolment.values else [])])}
+    profiles = profiles_of(file.values if existing else {}, generation_url, bool(enrolment.values), narrow)
+    chosen |= enrolment.values | {"COMPOSE_PROFILES": ",".join(profiles)}
     sources = secret_sources(hf_token_file) | ({"TS_AUTHKEY_FILE": enrolment.key + "\n"} if enrolment.key else {})
     named = {*sources, "API_KEYS_FILE"} if api_key else set(sources)
     first = api_key and not keys_there(project)
     chosen |= {key: f"./secrets/{name}" for key, name in SECRET_FILES.items() if key in named}
-    chosen |= container_user(terminal)
-    proposal = propose(
-        hardware, preset, cpu=True if cpu else None, chosen=chosen, hub_cache=folder_of(hf_cache) / "hub" if hf_cache is not None else None
-    )
-    terminal.note(proposal.text())
-    proposal.apply(file)
+    if narrow:
+        if generation_url is not None and "tailnet" in profiles:
+            chosen["VLLM_SERVE"] = "vllm-through-embed"
+        for name, value in chosen.items():
+            if file.values.get(name, "") != value:
+                file.set(name, value)
+        proposed: dict[str, Any] = {"values": chosen}
+    else:
+        chosen |= container_user(terminal)
+        hub_cache = folder_of(hf_cache) / "hub" if hf_cache is not None else None
+        proposal = propose(hardware, preset, cpu=True if cpu else None, chosen=chosen, hub_cache=hub_cache)
+        terminal.note(proposal.text())
+        if existing:
+            proposal.values["COMPOSE_FILE"] = ":".join([proposal.values["COMPOSE_FILE"], *other_files(file)])
+        proposal.apply(file)
+        proposed = proposal.payload()
     changed = not existing or file.render() != before
     sources = {key: text for key, text in sources.items() if secret_there(project, key) != text}
     replaced = [f"secrets/{SECRET_FILES[key]}" for key in sources if secret_there(project, key) is not None]
@@ -101,13 +115,28 @@ def init(
             api_keys.revoke(made[-1], FIRST)
         raise
     written = [*([str(project.env_path)] if changed else []), *map(str, made)]
-    data = {"hardware": hardware_payload(hardware), **proposal.payload(), "changed": changed, "written": written, "api_key": key}
+    data = {"hardware": hardware_payload(hardware), **proposed, "changed": changed, "written": written, "api_key": key}
     text = f"Written: {', '.join(written)}. Next: qmdctl up" if written else ".env is as proposed already. Next: qmdctl up"
     terminal.result(f"{text}\nAPI key, shown this once: {key}" if key else text, data)
     if api_key:
         stored = f"secrets/{SECRET_FILES['API_KEYS_FILE']}"
         there = f"A key was there and is kept: {stored}" if key is None else f"Its digest is in {stored}, the key itself nowhere"
         terminal.note(f"{there}. Another one: qmdctl keys add NAME")
+
+
+def profiles_of(before: Mapping[str, str], generation_url: str | None, tailnet: bool, narrow: bool) -> list[str]:
+    """generation, tailnet, and what else the .env `before` has. `narrow`: vLLM stays as it was where no flag speaks of it."""
+    there = [name.strip() for name in before.get("COMPOSE_PROFILES", "").split(",") if name.strip()]
+    generation = "generation" in there if narrow and generation_url is None else generation_url is None
+    ours = [*(["generation"] if generation else []), *(["tailnet"] if tailnet else [])]
+    return [*ours, *(name for name in there if name not in ("generation", "tailnet"))]
+
+
+def other_files(file: EnvFile) -> list[str]:
+    """Compose files of the owner's own in COMPOSE_FILE."""
+    from qmdctl.proposal import CPU_FILES
+
+    return [name for name in file.values.get("COMPOSE_FILE", "").split(":") if name and name not in CPU_FILES.split(":")]
 
 
 def ask_preset(hardware: Hardware, cpu: bool) -> str:

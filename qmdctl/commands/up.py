@@ -47,15 +47,17 @@ def up(
     call = invocation(context)
     terminal = call.output(json_output)
     limit = parse_seconds(timeout) if timeout is not None else None
-    settings = call.settings(mode_flags(cpu, gpu))
+    settings = _prepare_services(call, call.settings(mode_flags(cpu, gpu)), terminal, mode_flags(cpu, gpu))
     services = call.services(settings, service)
     again = " ".join(["qmdctl up", *(["--cpu"] if cpu else []), *(["--gpu"] if gpu else []), *(service or [])])
     compose = call.compose(settings)
     engine = Engine.connect()
     there = engine.containers(settings.name)
+    if service:
+        service = services = [*services, *_led_elsewhere(settings, there, services, terminal)]
     off = [name for name in there if name in settings.every_service and name not in settings.services]
     if not off and _is_current(engine, compose, settings, {name: one for name, one in there.items() if name in services}, services):
-        _settle_services(engine, compose, settings, terminal)
+        _settle_services(engine, compose, settings, terminal, services)
         _already_running(engine, settings, services, terminal)
         return
     try:
@@ -66,8 +68,6 @@ def up(
             terminal.note("The embed image is built first: once, some minutes and several GB of downloads.", "dim")
         began, clock = datetime.now(UTC), time.monotonic()
         remove(compose, terminal, off)
-        settings = _prepare_services(call, settings, terminal, mode_flags(cpu, gpu))
-        compose = call.compose(settings)
         compose_up(compose, terminal, list(service or []), settings, built, limit, again)
         _restart_outdated(engine, compose, settings, services)
         if no_wait:
@@ -78,7 +78,7 @@ def up(
         start = _wait(engine, settings, services, terminal, call.state(), again, began, limit, time.monotonic() - clock)
     except KeyboardInterrupt:
         raise InterruptedByUser("Interrupted. What runs goes on running.", f"{again} {GOES_ON}") from None
-    _settle_services(engine, compose, settings, terminal)
+    _settle_services(engine, compose, settings, terminal, services)
     _report(engine, settings, services, start, terminal)
 
 
@@ -99,11 +99,28 @@ def _prepare_services(call: Invocation, settings: Settings, terminal: Terminal, 
     return call.settings(flags)
 
 
-def _settle_services(engine: Engine, compose: Compose, settings: Settings, terminal: Terminal) -> None:
+def _led_elsewhere(settings: Settings, there: dict[str, Container], named: list[str], terminal: Terminal) -> list[str]:
+    """Running sidecars beside the services that were named whose name leads elsewhere by now: left alone, they would lead past a lock."""
+    import posixpath
+
+    from qmdctl.tailnet import SIDECARS, serve_config
+
+    found = []
+    for name in SIDECARS:
+        if name in there and there[name].running and name not in named and name in settings.services:
+            path = serve_config.configured_path(settings, settings.project.folder, name)
+            if posixpath.normpath(path) != posixpath.normpath(there[name].environment.get("TS_SERVE_CONFIG") or "/"):
+                found.append(name)
+    if found:
+        terminal.note(f"{', '.join(found)} as well: by the settings its name leads elsewhere now.", "yellow")
+    return found
+
+
+def _settle_services(engine: Engine, compose: Compose, settings: Settings, terminal: Terminal, named: list[str]) -> None:
     from qmdctl.tailnet import services
 
-    if services.wanted(settings):
-        names = services.settle(engine, compose, settings)
+    names = services.settle(engine, compose, settings, named) if services.wanted(settings) else []
+    if names:
         terminal.note(f"Advertised: {', '.join(names)}. A new host of a Service is approved in the admin console (docs/tailnet.md).")
 
 
@@ -130,12 +147,23 @@ def _already_running(engine: Engine, settings: Settings, services: list[str], te
 
 
 def _restart_outdated(engine: Engine, compose: Compose, settings: Settings, services: list[str]) -> None:
-    """vllm reads its mounted folder when it starts, and Compose does not see that a file there has changed."""
-    from qmdctl.startup.freshness import outdated
+    """What Compose does not see: vllm reads its mounted folder when it starts, a sidecar its key.
 
-    container = engine.containers(settings.name).get("vllm")
-    if container is not None and "vllm" in services and container.running and outdated(settings.project.folder, container):
-        compose.run("restart", "vllm")
+    A sidecar that Docker is about to start again waits for that longer each time, up to a minute, whatever was mended meanwhile.
+    """
+    from qmdctl.startup.freshness import newer, outdated
+    from qmdctl.tailnet import SIDECARS
+    from qmdctl.tailnet.sidecar import read_sidecar
+
+    there = {name: one for name, one in engine.containers(settings.name).items() if name in services}
+    again = ["vllm"] if "vllm" in there and there["vllm"].running and outdated(settings.project.folder, there["vllm"]) else []
+    key = settings.project.folder / settings["TS_AUTHKEY_FILE"] if settings["TS_AUTHKEY_FILE"] else None
+    for name in (name for name in SIDECARS if name in there):
+        waits = there[name].running and key is not None and newer(key, there[name])
+        if there[name].state == "restarting" or (waits and read_sidecar(engine, there[name]).state == "NeedsLogin"):
+            again.append(name)
+    if again:
+        compose.run("restart", *again)
 
 
 def _wait(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from qmdctl.startup.phases import Phase, exit_text
 from qmdctl.symptoms import match
 
 SHOWN_LINES = 12
+ORDER_FAILED = re.compile(r"set-dns response: .*|getCertPEM: .*|cert.*(?:failed|error).*|acme.*(?:failed|error).*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -54,3 +56,17 @@ def cause_of(container: Container, phase: Phase, log: Sequence[str], facts: Mapp
             fix = "choose smaller models in .env, or stop what else takes memory: qmdctl doctor shows the budget"
         return Cause(sentence, fix, last)
     return Cause(symptom.cause, symptom.fix, last[-3:])
+
+
+def certificate_cause(container: Container, phase: Phase, log: Sequence[str], facts: Mapping[str, str]) -> Cause:
+    """Why a sidecar waits for its certificate: the authority's limit, else what its log says of the order."""
+    about = [line for line in log if ORDER_FAILED.search(line)]
+    symptom = match(container.service, about, facts)
+    if symptom:
+        return Cause(symptom.cause, symptom.fix, tuple(line[:300] for line in about[-2:]))
+    said = about[-1][:300] if about else phase.detail
+    return Cause(
+        f"it gets no certificate{': ' + said if said else ''}",
+        f"qmdctl restart {container.service} tries again now, Tailscale itself every hour; keep the volume. Its log:"
+        f" qmdctl logs {container.service}",
+    )

@@ -23,6 +23,15 @@ def outdated(folder: Path, container: Container) -> bool:
     return min(newest, datetime.now(UTC).timestamp()) > container.started_at.timestamp()
 
 
+def newer(path: Path, container: Container) -> bool:
+    """Whether a file that is not empty was written after the container's start."""
+    try:
+        about = path.stat()
+    except OSError:
+        return False
+    return about.st_size > 0 and container.started_at is not None and about.st_mtime > container.started_at.timestamp()
+
+
 def _files(folder: Path, service: str) -> Iterator[Path]:
     for name in SOURCES.get(service, ()):
         path = folder / name

@@ -9,10 +9,10 @@ from typing import Any
 
 from qmdctl.engine import Container, Engine
 from qmdctl.settings import Settings
-from qmdctl.startup.causes import cause_of
+from qmdctl.startup.causes import cause_of, certificate_cause
 from qmdctl.startup.phases import Phase, phase_of
 from qmdctl.startup.sidecar_phases import renamed_text, sidecar_phase
-from qmdctl.startup.watch import FAILED, EngineSource, joined
+from qmdctl.startup.watch import CERTIFICATE_SECONDS, FAILED, EngineSource, joined
 from qmdctl.tailnet import SIDECARS
 from qmdctl.tailnet.sidecar import read_sidecar
 from qmdctl.terminal import human_seconds, table
@@ -98,12 +98,20 @@ def look(engine: Engine, services: Sequence[str], settings: Settings) -> list[Se
             facts = {**settings, "other_sidecar": joined(phases, name)}
             why = cause_of(container, phase, source.log(container, whole=True), facts, phase.name == "restarting")
             cause, fix = why.sentence, why.fix
+        elif phase.name == "certificate" and _seconds_of(container) > CERTIFICATE_SECONDS:
+            why = certificate_cause(container, phase, source.log(container, whole=False), settings)
+            cause, fix = why.sentence, why.fix
         elif phase.name == "login":
             cause, fix = "nobody has logged it in yet", f"open {phase.detail}"
         elif sidecar is not None and sidecar.renamed:
             cause, fix = renamed_text(sidecar)
         found.append(ServiceStatus(name, phase, container, cause, fix, sidecar.url if sidecar else ""))
     return found
+
+
+def _seconds_of(container: Container) -> float:
+    """For which it has run."""
+    return (datetime.now(UTC) - container.started_at).total_seconds() if container.started_at else 0.0
 
 
 def as_table(stack: Sequence[ServiceStatus]) -> str:

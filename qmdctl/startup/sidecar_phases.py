@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from qmdctl.errors import ConfigurationError
 from qmdctl.startup.phases import Phase
-from qmdctl.tailnet import serve_config
+from qmdctl.tailnet import HOSTNAME_KEYS, serve_config
 from qmdctl.tailnet.sidecar import Sidecar
 
 HTTPS_OFF = (
     "HTTPS is off on the tailnet: it gives no certificates, so Tailscale serves nothing here; fix: turn on MagicDNS and HTTPS Certificates"
     " in {console}; it then goes on by itself, qmdctl status shows it"
 )
-STOPPED = "Tailscale is switched off in it; fix: docker exec {container} tailscale up --reset, or: qmdctl down --forget, then qmdctl up"
+# Without --reset, which would take back the login server, the name and the tags.
+STOPPED = "Tailscale is switched off in it; fix: docker exec {container} tailscale up"
 
 
 def sidecar_phase(sidecar: Sidecar, folder: Path, container_name: str = "") -> Phase:
@@ -28,7 +30,7 @@ def sidecar_phase(sidecar: Sidecar, folder: Path, container_name: str = "") -> P
     if sidecar.state == "Stopped":
         return Phase("error", STOPPED.format(container=container_name))
     if not sidecar.running:
-        return Phase("connecting")
+        return Phase("connecting", sidecar.login_error[:300])
     if not sidecar.cert_domains:
         return Phase("error", HTTPS_OFF.format(console=sidecar.console("dns")))
     try:
@@ -44,8 +46,13 @@ def sidecar_phase(sidecar: Sidecar, folder: Path, container_name: str = "") -> P
 
 def renamed_text(sidecar: Sidecar) -> tuple[str, str]:
     """What it means that the name is another than the one asked for, and what mends it."""
+    machines, label = sidecar.console("machines"), sidecar.name.split(".")[0]
+    if re.fullmatch(rf"{re.escape(sidecar.wanted)}-\d+", label, re.IGNORECASE):
+        return (
+            f"the tailnet has another machine called {sidecar.wanted}, so this one is {sidecar.name}",
+            f"remove the old {sidecar.wanted} in {machines} and rename this one there; keep the volume: a lost login makes a new machine",
+        )
     return (
-        f"the tailnet has another machine called {sidecar.wanted}, so this one is {sidecar.name}",
-        f"remove the old {sidecar.wanted} in {sidecar.console('machines')} and rename this one there; keep the volume: a lost"
-        " login makes a new machine",
+        f"the tailnet calls it {sidecar.name}, not {sidecar.wanted}",
+        f"set {HOSTNAME_KEYS[sidecar.service]}={label} in .env, or rename it in {machines}",
     )

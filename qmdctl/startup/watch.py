@@ -11,7 +11,7 @@ from typing import Protocol
 
 from qmdctl.engine import Container, Engine
 from qmdctl.errors import MissingError, WaitTimeoutError
-from qmdctl.startup.causes import Cause, StartFailed, cause_of
+from qmdctl.startup.causes import Cause, StartFailed, cause_of, certificate_cause
 from qmdctl.startup.estimate import Progress
 from qmdctl.startup.phases import Phase, phase_of
 from qmdctl.startup.sidecar_phases import sidecar_phase
@@ -26,6 +26,7 @@ ENGINE_AWAY_SECONDS = 60.0  # unpacking an image of 20 GB can keep an engine fro
 FAILED = frozenset({"error", "unhealthy", "exited", "paused"})
 RATE_WINDOW_SECONDS = 30.0
 LOGIN_GRACE_SECONDS = 60.0  # a sidecar that nobody logs in begins anew after its TS_BOOT_TIMEOUT; that is no fault
+CERTIFICATE_SECONDS = 120.0  # it takes seconds, and Tailscale tries a failed order again after an hour only
 
 
 class Source(Protocol):
@@ -174,9 +175,10 @@ class Watch:
         log = self.source.log(container, whole=False) if needs_log and container is not None else []
         inside = self.source.inside(container) if container is not None else None
         service.enter(phase_of(container, log, inside), now, before)
-        if service.phase.name == "login":
+        if service.phase.name in ("login", "approval"):  # a person's turn
             service.asking_at = now
-            if service.phase.detail != service.asked:
+            service.restarts_at_start = container.restart_count if container is not None else None
+            if service.phase.name == "login" and service.phase.detail != service.asked:
                 service.asked = service.phase.detail
                 self.display.ask_login(service.name, service.asked)
         if container is not None:
@@ -194,6 +196,9 @@ class Watch:
             return
         if now - service.asking_at < LOGIN_GRACE_SECONDS:
             return
+        if service.phase.name == "certificate" and now - service.since >= CERTIFICATE_SECONDS:
+            log = self.source.log(container, whole=False)
+            raise StartFailed(service.name, "certificate", certificate_cause(container, service.phase, log, self.facts))
         loop = service.restarts >= LOOP_RESTARTS or (container.state == "restarting" and container.restart_count >= LOOP_RESTARTS)
         if loop or service.phase.name in FAILED:
             log = self.source.log(container, whole=True)

@@ -39,6 +39,8 @@ def enrol(
             there or key_file is not None or (asking and _ask("Give the services private HTTPS names on your tailnet (Tailscale)", True))
         )
     if not wanted:
+        if key_file is not None:
+            raise ConfigurationError("--no-tailnet and --ts-authkey-file exclude each other", "give one of them")
         return Enrolment()
     key = None
     if key_file is not None:

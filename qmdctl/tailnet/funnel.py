@@ -32,7 +32,7 @@ def in_force(sidecar: Sidecar, container_name: str) -> list[tuple[str, str]]:
 
 def permitted(sidecar: Sidecar) -> list[tuple[str, str]]:
     """By the tailnet's policy, as this node was told it. The policy of a new tailnet gives it to every person's devices."""
-    mend = f"give the node a tag (TS_TAGS, or a key with one), or take funnel out of nodeAttrs of the policy, in {sidecar.console('acls')}"
+    mend = f"give the machine a tag in {sidecar.console('machines')} (Edit ACL tags), or take funnel out of nodeAttrs of the policy"
     return [("the tailnet's policy permits this node Funnel", mend)] if "funnel" in sidecar.capabilities else []
 
 

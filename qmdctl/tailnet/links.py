@@ -114,7 +114,9 @@ def runs(tailnet: Tailnet, service: str) -> str:
     if container.running:
         return container.name
     again = container.state == "restarting"
-    why = cause_of(container, phase_of(container), tailnet.engine.logs(container), tailnet.settings, again)
+    other = next((name for name, one in tailnet.sidecars.items() if name != service and one.running), "")
+    facts = {**tailnet.settings, "other_sidecar": other}
+    why = cause_of(container, phase_of(container), tailnet.engine.logs(container), facts, again)
     raise Broken(f"{container.name}: {why.sentence}", why.fix if why.fix else f"qmdctl start {service}")
 
 
@@ -137,7 +139,8 @@ def logged_in(sidecar: Sidecar, container_name: str) -> str:
     if sidecar.state == "Stopped":
         raise _broken(STOPPED.format(container=container_name))
     if not sidecar.running:
-        raise Broken(f"it is not connected yet (state {sidecar.state})", f"wait a minute; its log: qmdctl logs {service}")
+        why = f": {sidecar.login_error[:200]}" if sidecar.login_error else ""
+        raise Broken(f"it is not connected yet (state {sidecar.state}){why}", f"wait a minute; its log: qmdctl logs {service}")
     if not sidecar.online:
         mend = f"look at this machine's way out to the internet; then qmdctl restart {service}"
         raise Broken("its connection to the login server is lost: changes of the tailnet do not reach it", mend)
@@ -245,7 +248,6 @@ def no_funnel(tailnet: Tailnet, sidecar: Sidecar) -> str:
     found = [
         *funnel.in_file(path),
         *funnel.in_force(sidecar, container.name),
-        *funnel.permitted(sidecar),
         *funnel.in_policy_file(folder),
     ]
     if any(urlsplit(target).hostname == "embed" for target in serve_config.targets(sidecar.serve)):
@@ -259,9 +261,9 @@ def no_funnel(tailnet: Tailnet, sidecar: Sidecar) -> str:
         refusal = "vLLM would not refuse such requests"
     if found:
         raise Broken("; ".join(what for what, _ in found), found[0][1])
-    return (
-        f"in no serve config, not permitted to this node, not in {funnel.POLICY} (the tailnet's policy cannot be read from here); {refusal}"
-    )
+    may = funnel.permitted(sidecar)
+    permitted = f"warning: {may[0][0]}, which would let it be turned on ({may[0][1]})" if may else "not permitted to this node"
+    return f"in no serve config, {permitted}, not in {funnel.POLICY} (the tailnet's policy cannot be read from here); {refusal}"
 
 
 def backend(tailnet: Tailnet, sidecar: Sidecar) -> str:

@@ -9,7 +9,7 @@ from qmdctl.probes import Broken
 
 MARK = "--8<-- status"
 # busybox's wget is what Tailscale's image has: it says an HTTP error on stderr and ends with 1. Not each build of it knows -T.
-SCRIPT = f'timeout 5 wget -q -O - "$0" 2>&1; ended=$?; echo; echo "{MARK} $ended"'
+SCRIPT = f'timeout 5 wget -Y off -q -O - "$0" 2>&1; ended=$?; echo; echo "{MARK} $ended"'
 
 
 def reach(engine: Engine, container: Container, target: str) -> str:

@@ -28,6 +28,13 @@ def on_disk(folder: Path, serve_path: str) -> Path:
     return folder / FOLDER / posixpath.relpath(posixpath.normpath(serve_path), MOUNT)
 
 
+def source(folder: Path, serve_path: str) -> Path:
+    """The file that the owner writes: itself, or what a rendered one with a Service is made from."""
+    path = on_disk(folder, serve_path)
+    rendered = folder / FOLDER / "services"
+    return folder / FOLDER / path.relative_to(rendered) if path.is_relative_to(rendered) else path
+
+
 def read(path: Path) -> dict[str, Any]:
     """ConfigurationError for a file that is not there or that containerboot would stumble over."""
     try:

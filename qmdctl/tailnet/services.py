@@ -12,6 +12,7 @@ import json
 import platform
 import re
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from qmdctl.tailnet.sidecar import Sidecar
 
 NAMES = {"ts-embed": "qmd-embed", "ts-vllm": "qmd-vllm"}
-FOLDERS = ("embed", "vllm", "vllm-through-embed")
+FOLDERS = {"embed": "ts-embed", "vllm": "ts-vllm", "vllm-through-embed": "ts-vllm"}
 KEY = "TAILNET_SERVICE"
 IN_FORCE_SECONDS = 30.0
 POLL_SECONDS = 0.5
@@ -48,11 +49,23 @@ def name_nodes(file: EnvFile) -> list[str]:
 
 
 def prepare(folder: Path) -> None:
-    """The folders that TS_SERVE_CONFIG leads to, with the nodes' own configs where no Service was rendered yet."""
-    for name in FOLDERS:
+    """The folders that TS_SERVE_CONFIG leads to: the nodes' own configs, and beside them the Service where its suffix is known by now."""
+    for name, sidecar in FOLDERS.items():
+        config = serve_config.read(folder / serve_config.FOLDER / name / "serve.json")
         path = folder / serve_config.FOLDER / "services" / name / "serve.json"
-        if not path.exists():
-            write(path, serve_config.read(folder / serve_config.FOLDER / name / "serve.json"))
+        suffix = _suffix(path, NAMES[sidecar])
+        whole = render(config, NAMES[sidecar], suffix) if suffix else config
+        if not path.exists() or serve_config.read(path) != whole:
+            write(path, whole)
+
+
+def _suffix(path: Path, service: str) -> str:
+    """The tailnet's, in a config that was rendered before."""
+    try:
+        (host,) = serve_config.read(path)["Services"][f"svc:{service}"]["Web"]
+    except (ConfigurationError, KeyError, ValueError):
+        return ""
+    return str(host).removeprefix(f"{service}.").rpartition(":")[0]
 
 
 def render(config: dict[str, Any], service: str, suffix: str) -> dict[str, Any]:
@@ -74,13 +87,13 @@ def write(path: Path, config: dict[str, Any]) -> None:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}", f"ls -ld {path.parent} shows its owner") from None
 
 
-def settle(engine: Engine, compose: Compose, settings: Settings) -> list[str]:
-    """Render each running sidecar's Service, wait until it is in force, advertise it. The Services that are advertised now."""
+def settle(engine: Engine, compose: Compose, settings: Settings, named: Collection[str]) -> list[str]:
+    """Render the Service of each running sidecar among `named`, wait until it is in force, advertise it. What is advertised then."""
     from qmdctl.tailnet.sidecar import read_sidecar
 
     advertised = []
     for sidecar, container in engine.containers(settings.name).items():
-        if sidecar not in SIDECARS or not container.running:
+        if sidecar not in SIDECARS or sidecar not in named or not container.running:
             continue
         node = read_sidecar(engine, container)
         service = f"svc:{NAMES[sidecar]}"
@@ -92,7 +105,7 @@ def settle(engine: Engine, compose: Compose, settings: Settings) -> list[str]:
                 "qmdctl down --forget, then qmdctl up with TS_TAGS=tag:qmd-server and a key that may have it (docs/tailnet.md)",
             )
         path = serve_config.on_disk(settings.project.folder, node.serve_path)
-        own = serve_config.read(serve_config.on_disk(settings.project.folder, node.serve_path.replace("/services/", "/")))
+        own = serve_config.read(serve_config.source(settings.project.folder, node.serve_path))
         whole = render(own, NAMES[sidecar], node.suffix)
         if serve_config.read(path) != whole:
             write(path, whole)

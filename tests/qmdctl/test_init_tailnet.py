@@ -89,3 +89,30 @@ def test_a_terminal_is_asked_for_the_key_and_may_choose_the_link(clone: Path, tm
     assert "shows a login link" in text
     assert values(clone)["COMPOSE_PROFILES"] == "generation,tailnet"
     assert not (clone / "secrets/ts_authkey").exists()
+
+
+def test_on_an_existing_env_flags_change_what_they_name_and_nothing_else(qmdctl: Run, clone: Path, tmp_path: Path) -> None:
+    before = {
+        "COMPOSE_FILE": "compose.yaml:compose.mine.yaml",
+        "COMPOSE_PROFILES": "monitoring",
+        "EMBED_MODEL": "me/mine",
+        "GENERATION_URL": "http://10.0.0.5:8000",
+        "PROMPT_POLICY": "raw",
+    }
+    (clone / ".env").write_text("".join(f"{key}={value}\n" for key, value in before.items()))
+    (clone / "compose.mine.yaml").write_text("services: {}\n")
+    done = qmdctl("-C", str(clone), "init", "--ts-authkey-file", key_file(tmp_path, KEY), "--yes")
+    assert done.returncode == 0, done.stderr
+    assert values(clone) == before | {"COMPOSE_PROFILES": "tailnet,monitoring", "TS_AUTHKEY_FILE": "./secrets/ts_authkey"}
+    assert qmdctl("-C", str(clone), "init", "--no-tailnet", "--yes").returncode == 0
+    assert values(clone)["COMPOSE_PROFILES"] == "monitoring"
+    assert qmdctl("-C", str(clone), "init", "--cpu", "--yes").returncode == 0
+    written = values(clone)
+    assert written["COMPOSE_PROFILES"] == "generation,monitoring"
+    assert written["COMPOSE_FILE"] == "compose.yaml:compose.cpu.yaml:compose.mine.yaml"
+
+
+def test_a_key_and_no_tailnet_exclude_each_other(qmdctl: Run, clone: Path, tmp_path: Path) -> None:
+    done = qmdctl("-C", str(clone), "init", "--cpu", "--no-tailnet", "--ts-authkey-file", key_file(tmp_path, KEY))
+    assert done.returncode == 2
+    assert "exclude each other" in done.stderr

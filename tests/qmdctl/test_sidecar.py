@@ -49,6 +49,7 @@ WELL = Sidecar(
         ),
         ({"state": "NeedsMachineAuth"}, "approval", "login.tailscale.com/admin/machines"),
         ({"state": "Stopped"}, "error", "switched off"),
+        ({"state": "NoState", "health": ("The last login error was: fetch control key: no route",)}, "connecting", "no route"),
         ({"state": "NeedsLogin", "expired": True}, "connecting", "expired"),
         ({"state": "NeedsLogin", "expired": True, "auth_url": "https://login/a/2"}, "login", "https://login/a/2"),
         (
@@ -74,8 +75,11 @@ def test_a_name_that_was_taken() -> None:
     other = replace(WELL, name="qmd-embed-1.tail0001.ts.net")
     assert other.renamed
     cause, fix = renamed_text(other)
-    assert "qmd-embed-1.tail0001.ts.net" in cause
+    assert "another machine called qmd-embed" in cause
     assert "admin/machines" in fix
+    cause, fix = renamed_text(replace(WELL, name="notes.tail0001.ts.net"))
+    assert "another machine" not in cause, "its owner may have renamed it"
+    assert fix.startswith("set EMBED_HOSTNAME=notes in .env")
 
 
 def test_output_that_ends_early_is_a_sidecar_without_a_state() -> None:
@@ -155,3 +159,20 @@ def test_what_containerboot_would_stumble_over_is_named(tmp_path: Path, text: st
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=said):
         serve_config.read(path)
+
+
+def test_a_rendered_service_follows_its_source(tmp_path: Path) -> None:
+    """A capability that changes in the nodes' own configs, as docs/tailnet-policy.md says, reaches the Services' ones at the next up."""
+    for folder in services.FOLDERS:
+        own = serve_config.read(ROOT / "tailscale" / folder / "serve.json")
+        services.write(tmp_path / "tailscale" / folder / "serve.json", own)
+    services.prepare(tmp_path)
+    rendered = tmp_path / "tailscale/services/vllm/serve.json"
+    own = serve_config.read(tmp_path / "tailscale/vllm/serve.json")
+    assert serve_config.read(rendered) == own, "no suffix is known yet"
+    services.write(rendered, services.render(own, "qmd-vllm", "tail0001.ts.net"))
+    changed = json.loads(json.dumps(own).replace("example.com/cap/qmd", "mine.example/cap/qmd"))
+    services.write(tmp_path / "tailscale/vllm/serve.json", changed)
+    services.prepare(tmp_path)
+    assert serve_config.read(rendered) == services.render(changed, "qmd-vllm", "tail0001.ts.net")
+    assert serve_config.source(tmp_path, "/serve/services/vllm/serve.json") == tmp_path / "tailscale/vllm/serve.json"

@@ -127,7 +127,6 @@ BROKEN = [
     ("serve config", {"serve": {}}, "tailscale/embed/serve.json is not in force, nothing is", "qmdctl restart ts-embed"),
     ("serve config", {"serve": serve_of("vllm", "qmd-embed")}, "something else is", "qmdctl restart ts-embed"),
     ("serve config", {"serve_path": "/serve/vllm/serve.json"}, "it is to be /serve/embed/serve.json", "qmdctl up"),
-    ("Funnel", {"capabilities": frozenset({"https", "funnel"})}, "policy permits this node Funnel", "nodeAttrs"),
 ]  # fmt: skip
 
 
@@ -383,3 +382,10 @@ def test_none_where_the_profile_is_off(tmp_path: Path) -> None:
     assert {link.service for link in found} == {"ts-embed", "ts-vllm"}
     broken = [(link.service, link.name) for link in found if link.ok is False]
     assert broken == [("ts-embed", "login"), ("ts-vllm", "container")], "the FAKE engine's answer is no sidecar's"
+
+
+def test_a_policy_that_would_permit_funnel_is_a_warning(tmp_path: Path, embed: Any) -> None:
+    """That of a new tailnet permits it to every person's machines, so to a node that was logged in by a link."""
+    found = chain(tmp_path, sidecar(capabilities=frozenset({"https", "funnel"})), port=embed.server_address[1])["Funnel"]
+    assert found.ok
+    assert "warning: the tailnet's policy permits this node Funnel" in found.detail

@@ -205,7 +205,7 @@ def test_a_trouble_that_is_over_is_not_told(tmp_path: Path, log: tuple[str, ...]
         ({"node": {**OUT, "state": ""}}, "failure", "tailscaled does not answer", "qmdctl restart ts-embed"),
         ({"node": OUT, "log": (CONTROL_LINE,)}, "failure", "does not reach the control server", "TS_LOGIN_SERVER"),
         ({"node": {"online": False}}, "warning", "connection to the login server is lost", "internet"),
-        ({"node": {"capabilities": frozenset({"funnel"})}}, "failure", "permits this node Funnel", "nodeAttrs"),
+        ({"node": {"capabilities": frozenset({"funnel"})}}, "warning", "permits this node Funnel", "nodeAttrs"),
         ({"box": LOOP, "node": {**OUT, "state": ""}, "log": ("boot: x",)}, "failure", "does not run", "qmdctl logs ts-embed"),
     ],
 )

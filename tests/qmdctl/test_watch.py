@@ -214,3 +214,22 @@ def test_a_one_off_key_is_told_from_one_that_is_wrong() -> None:
         Scripted([sidecar("ready"), failing], log=log).run("ts-embed", "ts-vllm")
     with pytest.raises(StartFailed, match="The tailnet refuses the auth key"):
         Scripted([failing], log=log).run("ts-vllm")
+
+
+def test_a_certificate_that_does_not_come_ends_the_wait_with_its_reason() -> None:
+    log = (
+        "acme: ordering",
+        'cert("qmd-embed.x.ts.net"): getCertPEM: acme: 429 urn:ietf:params:acme:error:rateLimited: too many certificates',
+    )
+    with pytest.raises(StartFailed, match="most certificates for this name"):
+        Scripted([sidecar("certificate")], log=log).run("ts-embed")
+    with pytest.raises(StartFailed, match="gets no certificate: getCertPEM: refused") as caught:
+        Scripted([sidecar("certificate")], log=("getCertPEM: refused",)).run("ts-embed")
+    assert caught.value.fix.startswith("qmdctl restart ts-embed tries again now")
+
+
+def test_waiting_for_approval_is_no_loop_either() -> None:
+    looks = []
+    for count in range(4):
+        looks += [[sidecar("approval", restart_count=count)], [sidecar("connecting", restart_count=count + 1)]]
+    assert Scripted(*looks, [sidecar("ready", restart_count=4)]).run("ts-embed").restarted.keys() <= {"ts-embed"}

@@ -167,6 +167,8 @@ def test_forget_logs_the_nodes_out_and_removes_their_logins(tailnet: Tailnet, pr
     assert project.run("down", "--forget", "--yes").status == 0
     expired = {node["Key"] for node in tailnet.nodes() if "KeyExpiry" in node}
     assert expired >= set(keys.values())
+    alive = [node["Key"] for node in tailnet.nodes() if "KeyExpiry" not in node and node["Name"].split(".")[0] in FAKE_HOSTS]
+    assert alive == [], "nobody came back"
     volumes = docker("volume", "ls", "--quiet", "--filter", f"name={project.value('COMPOSE_PROJECT_NAME')}").split()
     assert not [name for name in volumes if name.endswith(("_ts-embed", "_ts-vllm"))]
     assert [name for name in volumes if name.endswith("_models")]
