@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qmdctl.engine import PROJECT_LABEL, Engine, answering
+from qmdctl.native import redaction
 
 NAMES = ("qmd-embed", "qmd-vllm")
 FOLDER_LABEL = "com.docker.compose.project.working_dir"
@@ -49,7 +49,7 @@ class NativeContainer:
             "container": self.name,
             "id": self.id[:12],
             "image": self.image,
-            "command": shlex.join(redacted(self.command)),
+            "command": redaction.command(self.command),
             "state": self.state,
             "restart": self.restart,
             "ports": {inside: f"{address}:{port}" for inside, (address, port) in self.ports.items()},
@@ -110,12 +110,4 @@ def parse(inspect: Mapping[str, Any]) -> NativeContainer:
         gpus=tuple(name for request in requests for name in request.get("DeviceIDs") or ()),
         compose_project=(config.get("Labels") or {}).get(PROJECT_LABEL, ""),
         environment=dict(entry.partition("=")[::2] for entry in config.get("Env") or []),
-    )
-
-
-def redacted(command: tuple[str, ...]) -> tuple[str, ...]:
-    """The command line without the value of --api-key."""
-    return tuple(
-        "…" if position and command[position - 1] == "--api-key" else "--api-key=…" if part.startswith("--api-key=") else part
-        for position, part in enumerate(command)
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from qmdctl import env_file
 from qmdctl.errors import ConfigurationError
+from qmdctl.native import redaction
 from qmdctl.native.found import Found
 from qmdctl.native.units import Unit
 from qmdctl.terminal import human_bytes
@@ -26,7 +27,7 @@ class Value:
     origin: str
 
     def payload(self) -> dict[str, str]:
-        return {"key": self.key, "value": env_file.shown(self.key, self.value), "origin": self.origin}
+        return {"key": self.key, "value": redaction.value(self.key, self.value), "origin": self.origin}
 
 
 @dataclass
@@ -128,6 +129,10 @@ def _generation(found: Found, out: Values, default_image: str) -> None:
         out.notes.append(f"not carried over from {origin}: {', '.join(serving.left)}; VLLM_EXTRA_ARGS takes further options")
     if "--api-key" in serving.left:
         out.owner.append("qmd-vllm demands a key: API_KEYS_FILE is the stack's way (docs/security.md)")
+    if "--hf-token" in serving.left:
+        out.owner.append(
+            f"{origin} has a Hugging Face token in its command line: put it into secrets/hf_token (qmdctl init --hf-token-file)"
+        )
     if container:
         if container.image != default_image and not container.image.startswith("sha256:"):
             out.set("VLLM_IMAGE", container.image, f"{origin} (the image is on this machine)")

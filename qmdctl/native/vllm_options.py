@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from qmdctl.native import redaction
+
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 KEYS = {
     "--gpu-memory-utilization": "VLLM_GPU_MEMORY_UTILIZATION",
@@ -65,7 +67,7 @@ def translate(command: Sequence[str]) -> Serving:
             if number:
                 values[KEYS[name]] = number
             else:
-                left.append(shlex.join([name, *given]))
+                left.append(redaction.command([name, *given]))
         elif name in ("--kv-cache-memory-bytes", "--kv-cache-memory") and whole(value):
             values["VLLM_KV_CACHE_GB"] = f"{int(whole(value)) / GIGABYTE:g}"
         elif name == "--enforce-eager":
@@ -73,7 +75,7 @@ def translate(command: Sequence[str]) -> Serving:
         elif name in CARRIED:
             extra += [name, *given]
         elif name != "--served-model-name" and name not in OWN:
-            left.append(name if name == "--api-key" else shlex.join([name, *given]))
+            left.append(name if redaction.OPTION.fullmatch(name) else redaction.command([name, *given]))
     if "VLLM_GPU_MEMORY_UTILIZATION" in values and "VLLM_KV_CACHE_GB" not in values:
         values["VLLM_KV_CACHE_GB"] = "auto"  # as there: what the fraction leaves beside the weights
     names = tuple(name for option, given in options if option == "--served-model-name" for name in given)

@@ -12,8 +12,8 @@ import pytest
 
 from qmdctl.errors import MissingError
 from qmdctl.native.containers import parse as parse_container
-from qmdctl.native.containers import redacted
 from qmdctl.native.found import ask, program_default
+from qmdctl.native.redaction import command, redacted, value
 from qmdctl.native.tailscale import entries, find_serving, leads_to
 from qmdctl.native.units import Manager, environment_file, find_units, parse
 from qmdctl.native.vllm_options import translate
@@ -141,9 +141,35 @@ def test_what_has_no_counterpart_is_named() -> None:
         ["vllm", "serve", "a/b", "--port", "9000", "--api-key", "secret", "--chat-template", "/x.jinja", "--max-model-len", "?"]
     )
     assert (serving.port, serving.left) == (9000, ("--api-key", "--chat-template /x.jinja", "--max-model-len '?'"))
-    assert "secret" not in " ".join(redacted(("--api-key", "secret", "--api-key=secret")))
     assert not translate(["sleep", "infinity"]).found
     assert not translate(["bash", "-c", "vllm serve 'unclosed"]).found
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--api-key", "S1", "S2", "--api-key=S3", "a/b"], ["--api-key", "…", "…", "--api-key=…", "a/b"]),
+        (["--hf-token", "-S", "--hf_token=S"], ["--hf-token", "…", "--hf_token=…"]),
+        (["-e", "HF_TOKEN=S", "-eAPI_KEY=S", "--env=DB_PASSWORD=S S"], ["-e", "HF_TOKEN=…", "-eAPI_KEY=…", "--env=DB_PASSWORD=…"]),
+        (["-e", "HTTPS_PROXY=http://u:S@S@proxy:3128/x"], ["-e", "HTTPS_PROXY=http://…@proxy:3128/x"]),
+        (["-c", "HF_TOKEN='S S' vllm serve a/b --api-key S S --port 1"], ["-c", "HF_TOKEN=… vllm serve a/b --api-key … --port 1"]),
+        (["--tokenizer", "a/b", "--max-num-batched-tokens", "8"], ["--tokenizer", "a/b", "--max-num-batched-tokens", "8"]),
+        (["--x", "hf_abcdefghijkl"], ["--x", "…"]),
+    ],
+)
+def test_secrets_are_not_shown(words: list[str], shown: list[str]) -> None:
+    assert redacted(words) == shown
+
+
+def test_a_units_secrets_are_not_shown() -> None:
+    words = ("docker", "run", "-e", "HF_TOKEN=hf_abcdefgh", "vllm", "serve", "a/b", "--hf-token", "hf_abcdefgh", "--api-key", "hf_abcdefgh")
+    unit = parse("qmd-vllm", Manager(), f"LoadState=loaded\nFragmentPath=/x\nExecStart={{ argv[]={' '.join(words)} ; ignore_errors=no }}")
+    assert unit is not None
+    assert "hf_abcdefgh" not in str(unit.payload())
+    assert translate(words).left == ("--hf-token", "--api-key")
+    assert value("HTTPS_PROXY", "http://u:p@proxy:1") == "http://…@proxy:1"
+    assert value("VLLM_EXTRA_ARGS", "--api-key x --seed 1") == "--api-key … --seed 1"
+    assert command(["--seed", "1"]) == "--seed 1"
 
 
 def test_a_container_as_docker_inspects_it() -> None:
