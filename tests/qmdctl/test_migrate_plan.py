@@ -13,12 +13,12 @@ import pytest
 from qmdctl import env_file
 from qmdctl.commands.migrate import again
 from qmdctl.errors import ConfigurationError, MissingError, QmdError
-from qmdctl.native.apply import need_root
+from qmdctl.native.apply import apply, go_back, need_root
 from qmdctl.native.containers import NativeContainer
 from qmdctl.native.found import Found
 from qmdctl.native.journal import DONE, UNDONE, Journal
 from qmdctl.native.plan import merge
-from qmdctl.native.steps import Machine, unit_step
+from qmdctl.native.steps import Machine, env_step, unit_step
 from qmdctl.native.tailscale import Entry, Serving
 from qmdctl.native.tailscale import entries as serve_entries
 from qmdctl.native.units import Manager, Unit
@@ -172,6 +172,21 @@ def test_the_journal_is_on_disk_before_a_step(tmp_path: Path) -> None:
     assert journal.open == []
     journal.prepare()
     assert list(journal) == []
+
+
+def test_an_env_edited_between_two_migrations_is_kept_when_going_back(tmp_path: Path) -> None:
+    env, journal = tmp_path / ".env", Journal(tmp_path)
+    machine = Machine(tmp_path, None, journal, Terminal())  # type: ignore[arg-type]
+    for edit in ("A=edited once\n", "A=edited twice\n"):
+        journal.prepare()
+        apply([env_step(env, "A=written\n")], machine)
+        env.write_text(edit)
+    assert len(go_back(journal.open, machine)) == 2
+    assert not env.exists()
+    assert [(tmp_path / f".migration/env.edited.{number}").read_text() for number in (1, 2)] == ["A=edited twice\n", "A=edited once\n"]
+    journal.prepare()
+    apply([env_step(env, "A=written\n")], machine)
+    assert go_back(journal.open, machine) == []
 
 
 @pytest.mark.parametrize(
