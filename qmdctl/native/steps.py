@@ -161,7 +161,7 @@ def do(step: Step, machine: Machine) -> None:
         if facts["name"] in find_serving({}, machine.runner).advertised:
             machine.change(["tailscale", "serve", "drain", facts["name"]], step.needs_root)
     elif step.kind == "serve":
-        entry = _serve_entry(facts)
+        entry = serve_entry(facts)
         if entry in entries(find_serving({}, machine.runner).config):
             machine.change(entry.off(), step.needs_root)
 
@@ -182,7 +182,7 @@ def back_title(kind: str, facts: Mapping[str, Any]) -> str:
         return f"rename the container {facts['new_name']} back to {facts['name']}{' and start it' if facts['running'] else ''}"
     if kind == "service":
         return f"advertise the Tailscale Service {facts['name']} from this machine"
-    return f"serve again: {_serve_entry(facts).sentence()}"
+    return f"serve again: {serve_entry(facts).sentence()}"
 
 
 def undo_env(facts: dict[str, Any], machine: Machine) -> str:
@@ -245,13 +245,13 @@ def undo_service(facts: dict[str, Any], machine: Machine) -> str:
 
 
 def undo_serve(facts: dict[str, Any], machine: Machine) -> str:
-    entry, serving = _serve_entry(facts), find_serving({}, machine.runner)
+    entry, serving = serve_entry(facts), find_serving({}, machine.runner)
     if entry not in entries(serving.config):
         machine.change(entry.command(), serving.needs_root)
     return ""
 
 
-def _serve_entry(facts: Mapping[str, Any]) -> ServeEntry:
+def serve_entry(facts: Mapping[str, Any]) -> ServeEntry:
     return ServeEntry(**{key: facts[key] for key in ("service", "kind", "port", "path", "target", "funnel")})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from dataclasses import replace
@@ -11,9 +12,9 @@ from typing import Any
 import pytest
 
 from qmdctl import env_file
-from qmdctl.commands.migrate import again
-from qmdctl.errors import ConfigurationError, MissingError, QmdError
-from qmdctl.native.apply import apply, go_back, need_root
+from qmdctl.commands.migrate import again, project_name
+from qmdctl.errors import ConfigurationError, InterruptedByUser, MissingError, QmdError
+from qmdctl.native.apply import apply, go_back, need_root, root_commands
 from qmdctl.native.containers import NativeContainer
 from qmdctl.native.found import Found
 from qmdctl.native.journal import DONE, UNDONE, Journal
@@ -21,7 +22,7 @@ from qmdctl.native.plan import merge
 from qmdctl.native.steps import Machine, env_step, unit_step
 from qmdctl.native.tailscale import Entry, Serving
 from qmdctl.native.tailscale import entries as serve_entries
-from qmdctl.native.units import Manager, Unit
+from qmdctl.native.units import Manager, Unit, user_name
 from qmdctl.native.values import Value, values_from
 from qmdctl.native.weights import Cache
 from qmdctl.process import Completed
@@ -220,6 +221,54 @@ def test_root_is_asked_for_before_any_change(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(MissingError, match="there is no sudo here"):
         need_root(step.shown(), machine, "migrate")
     need_root(["docker stop x"], machine, "migrate")
+
+
+@pytest.mark.parametrize(("operator", "asked"), [("", True), (user_name(), False)])
+def test_going_back_knows_that_tailscale_needs_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operator: str, asked: bool) -> None:
+    def run(command: list[str], **options: object) -> Completed:
+        config = {"Services": {"svc:qmd-embed": service("qmd-embed", 8001)}}
+        answer = config if command[1] == "serve" else {"OperatorUser": operator}
+        return Completed(tuple(command), 0, json.dumps(answer), "")
+
+    monkeypatch.setattr("qmdctl.native.tailscale.os.geteuid", lambda: os.getuid() or 1000)
+    monkeypatch.setattr("qmdctl.native.tailscale.user_name", lambda: operator or "ada")
+    journal = Journal(tmp_path)
+    journal.prepare()
+    journal.begin("service", "withdraw", {"name": "svc:qmd-embed", "config": {}})
+    journal.begin("serve", "end", Entry("", "https", 8443, "/", "http://127.0.0.1:8001").payload())
+    machine = Machine(tmp_path, None, journal, Terminal(), runner=run)  # type: ignore[arg-type]
+    commands = root_commands(journal.open, machine)
+    assert (
+        commands
+        == [
+            "sudo tailscale serve --bg --https=8443 http://127.0.0.1:8001",
+            "sudo tailscale serve advertise svc:qmd-embed",
+        ]
+        * asked
+    )
+
+
+def test_ctrl_c_in_a_step_says_how_to_go_on(tmp_path: Path) -> None:
+    def run(command: list[str], **options: object) -> Completed:
+        raise KeyboardInterrupt
+
+    journal = Journal(tmp_path)
+    journal.prepare()
+    machine = Machine(tmp_path, None, journal, Terminal(), runner=run)  # type: ignore[arg-type]
+    with pytest.raises(InterruptedByUser) as caught:
+        apply([env_step(tmp_path / ".env", "A=1\n"), unit_step(UNIT)], machine)
+    assert caught.value.fix == "qmdctl migrate finishes, qmdctl migrate --undo goes back"
+    assert [entry.state for entry in Journal(tmp_path)] == ["done", "begun"]
+    with pytest.raises(InterruptedByUser, match="while going back"):
+        go_back(journal.open, machine)
+
+
+def test_going_back_takes_an_env_that_other_verbs_refuse(folder: Path) -> None:
+    project = Project(folder, "test")
+    (folder / ".env").write_text("COMPOSE_PROJECT_NAME=mine\n")
+    assert project_name(project) == ("mine", True)
+    (folder / ".env").write_text("COMPOSE_PROJECT_NAME=mine\nEMBED_MODLE=x\n")
+    assert project_name(project) == ("mine", False)
 
 
 def test_without_an_engine_nothing_is_planned(qmdctl: Run, folder: Path) -> None:
