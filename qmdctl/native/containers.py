@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qmdctl.engine import PROJECT_LABEL, Engine, answering
+from qmdctl.engine import PROJECT_LABEL, SERVICE_LABEL, Engine, answering
 from qmdctl.native import redaction
 
 NAMES = ("qmd-embed", "qmd-vllm")
@@ -58,7 +59,7 @@ class NativeContainer:
 
 
 def find_containers(engine: Engine, project: str, folder: Path) -> list[NativeContainer]:
-    """Those that hold the stack's names and belong neither to the Compose project nor to one that was started from `folder`."""
+    """Those that hold the stack's names and belong to no copy of it: see `ours`."""
     found = []
     for name in NAMES:
         inspect = inspected(engine, name)
@@ -81,7 +82,10 @@ def inspected(engine: Engine, name: str) -> dict[str, Any] | None:
 
 
 def ours(inspect: Mapping[str, Any], project: str, folder: Path) -> bool:
+    """Of this project, or a service of this stack that another project started, whose folder is elsewhere."""
     labels = inspect["Config"].get("Labels") or {}
+    if re.fullmatch(r"embed|vllm|ts-.+", labels.get(SERVICE_LABEL) or ""):
+        return True
     return labels.get(PROJECT_LABEL) == project or labels.get(FOLDER_LABEL) == str(folder)
 
 

@@ -102,7 +102,8 @@ def _embed(found: Found, out: Values) -> None:
         for file in unit.unreadable:
             out.notes.append(f"{file}, which unit {unit.name} reads, may not be read by this user: sudo shows what it sets")
     if unit or container:
-        out.set("EMBED_PORT", str(found.port("embed")), "unit qmd-embed" if unit else "container qmd-embed")
+        port, origin = found.port_from("embed")
+        out.set("EMBED_PORT", str(port), origin)
 
 
 def _generation(found: Found, out: Values, default_image: str) -> None:
@@ -138,7 +139,8 @@ def _generation(found: Found, out: Values, default_image: str) -> None:
             out.set("VLLM_IMAGE", container.image, f"{origin} (the image is on this machine)")
         if len(container.gpus) == 1:
             out.set("VLLM_GPU", container.gpus[0], f"{origin} (--gpus)")
-    out.set("VLLM_PORT", str(found.port("vllm")), origin)
+    port, origin = found.port_from("vllm")
+    out.set("VLLM_PORT", str(port), origin)
 
 
 def _cache(found: Found, out: Values, rootless: bool, caller: tuple[int, int]) -> None:

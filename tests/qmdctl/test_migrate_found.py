@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from qmdctl.engine import PROJECT_LABEL, SERVICE_LABEL
 from qmdctl.errors import MissingError
+from qmdctl.native.containers import ours
 from qmdctl.native.containers import parse as parse_container
 from qmdctl.native.found import ask, program_default
 from qmdctl.native.redaction import command, redacted, value
@@ -129,6 +131,8 @@ def test_the_callers_own_manager_is_asked_as_well(tmp_path: Path, monkeypatch: p
             "a/b",
             {"VLLM_EXTRA_ARGS": "--tensor-parallel-size 2 --quantization awq --trust-remote-code"},
         ),
+        (["vllm", "serve", "--port", "8000", "--enforce-eager", "a/b"], "a/b", {"VLLM_ENFORCE_EAGER": "true"}),
+        (["vllm", "serve", "-tp=2", "a/b", "--seed", "-1"], "a/b", {"VLLM_EXTRA_ARGS": "--tensor-parallel-size 2 --seed -1"}),
     ],
 )
 def test_command_lines_of_vllm(command: list[str], model: str, values: dict[str, str]) -> None:
@@ -141,6 +145,13 @@ def test_what_has_no_counterpart_is_named() -> None:
         ["vllm", "serve", "a/b", "--port", "9000", "--api-key", "secret", "--chat-template", "/x.jinja", "--max-model-len", "?"]
     )
     assert (serving.port, serving.left) == (9000, ("--api-key", "--chat-template /x.jinja", "--max-model-len '?'"))
+    assert translate(["vllm", "serve", "a/b", "-O3", "-O.x=1", "-dp", "2", "--seed", "1", "c", "d"]).left == (
+        "-O3",
+        "-O.x=1",
+        "-dp 2",
+        "c d",
+    )
+    assert translate(["vllm", "serve", "a/b", "--port", "8000", "--model", "c/d"]).model == "a/b"
     assert not translate(["sleep", "infinity"]).found
     assert not translate(["bash", "-c", "vllm serve 'unclosed"]).found
 
@@ -189,6 +200,20 @@ def test_a_container_as_docker_inspects_it() -> None:
     )
     assert (one.restart, one.ports, one.gpus) == ("on-failure:3", {"8000/tcp": ("", 8010)}, ("1",))
     assert one.cache() == "/srv/data/hf"
+
+
+@pytest.mark.parametrize(
+    ("labels", "own"),
+    [
+        (None, False),
+        ({PROJECT_LABEL: "mine", SERVICE_LABEL: "generator"}, False),
+        ({PROJECT_LABEL: "qmd", SERVICE_LABEL: "x"}, True),
+        ({PROJECT_LABEL: "other", SERVICE_LABEL: "vllm"}, True),
+        ({PROJECT_LABEL: "other", SERVICE_LABEL: "ts-vllm"}, True),
+    ],
+)
+def test_containers_of_the_stack_are_not_the_seeds(labels: dict[str, str] | None, own: bool) -> None:
+    assert ours({"Config": {"Labels": labels}}, "qmd", Path("/srv/qmd")) is own
 
 
 def test_a_serve_config() -> None:

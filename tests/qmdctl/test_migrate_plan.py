@@ -96,6 +96,13 @@ def test_names_that_clients_use_for_the_model_stay() -> None:
     assert "secret" not in str(out)
 
 
+def test_a_ports_origin_is_who_has_it() -> None:
+    out = values_from(found(UNIT, vllm(name="qmd-embed", ports={"8001/tcp": ("", 56127)})))
+    assert (out.values["EMBED_PORT"].value, out.values["EMBED_PORT"].origin) == ("56127", "container qmd-embed")
+    out = values_from(found(replace(UNIT, command=("uvicorn", "--port", "9001"))))
+    assert (out.values["EMBED_PORT"].value, out.values["EMBED_PORT"].origin) == ("9001", "unit qmd-embed")
+
+
 def test_a_model_that_is_a_folder_is_not_carried_over() -> None:
     out = values_from(found(replace(UNIT, environment={"EMBED_MODEL": "/srv/model"}), vllm("/models/x")))
     assert not {"EMBED_MODEL", "VLLM_MODEL"} & set(out.plain())
