@@ -7,12 +7,14 @@ import os
 import stat
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from qmdctl import env_file
 from qmdctl.commands.migrate import again, project_name
+from qmdctl.commands.migrate import go_back as go_back_all
 from qmdctl.errors import ConfigurationError, InterruptedByUser, MissingError, QmdError
 from qmdctl.native.apply import apply, go_back, need_root, root_commands
 from qmdctl.native.containers import NativeContainer
@@ -276,6 +278,19 @@ def test_going_back_takes_an_env_that_other_verbs_refuse(folder: Path) -> None:
     assert project_name(project) == ("mine", True)
     (folder / ".env").write_text("COMPOSE_PROJECT_NAME=mine\nEMBED_MODLE=x\n")
     assert project_name(project) == ("mine", False)
+    called: list[list[str]] = []
+
+    def run(command: list[str], **options: object) -> Completed:
+        called.append(command)
+        return Completed(tuple(command), 0, "", "")
+
+    fake = SimpleNamespace(containers=lambda name: {"embed": SimpleNamespace(name="qmd-embed")} if name == "mine" else {})
+    journal = Journal(folder)
+    journal.prepare()
+    journal.begin("env", "write", {"copy": None})
+    go_back_all(Machine(folder, fake, journal, Terminal(json_output=True), runner=run), project, True, False)  # type: ignore[arg-type]
+    assert called == [["docker", "stop", "qmd-embed"], ["docker", "rm", "qmd-embed"]]
+    assert not (folder / ".env").exists()
 
 
 def test_without_an_engine_nothing_is_planned(qmdctl: Run, folder: Path) -> None:
