@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -22,7 +21,7 @@ from demo.processes import ROOT
 from embed_service.routes.auth import ApiKeys
 from qmdctl import api_keys
 from qmdctl.commands.health import api_key
-from qmdctl.commands.keys import service_asks, switch_on
+from qmdctl.commands.keys import switch_on
 from qmdctl.errors import ConfigurationError
 from tests.qmdctl.conftest import Run
 from tests.qmdctl.contexts import NoEngine, machine, one
@@ -159,32 +158,6 @@ def test_on_a_terminal_add_asks_before_it_sets_the_setting(folder: Path, tmp_pat
     assert converse(folder, tmp_path, ["y"], "keys", "add", "ben")[0] == 0
     assert (folder / ".env").read_text() == "EMBED_PORT=9001\nAPI_KEYS_FILE=./secrets/api_keys\n"
     assert [key.name for key in api_keys.read(keys_path(folder)).keys] == ["ann", "ben"]
-
-
-@pytest.mark.parametrize(
-    ("state", "environment", "asks"),
-    [("running", {"API_KEYS_FILE": "/run/secrets/api_keys"}, True), ("running", {"API_KEYS_FILE": ""}, False), ("exited", None, False)],
-)
-def test_a_key_works_at_once_only_where_the_service_asks(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, state: str, environment: dict[str, str] | None, asks: bool
-) -> None:
-    class FakeEngine:
-        @classmethod
-        def connect(cls) -> type[FakeEngine]:
-            return cls
-
-        @staticmethod
-        def containers(project: str) -> dict[str, SimpleNamespace]:
-            there = environment or {"API_KEYS_FILE": "/run/secrets/api_keys"}
-            return {"embed": SimpleNamespace(running=state == "running", environment=there)}
-
-    monkeypatch.setattr("qmdctl.engine.Engine", FakeEngine)
-    assert service_asks(settings_of(folder)) is asks
-
-
-def test_without_an_engine_a_key_is_not_said_to_work_at_once(qmdctl: Run, locked: Path) -> None:
-    qmdctl("-C", str(locked), "keys", "add", "ann")
-    assert "It works after: qmdctl up." in qmdctl("-C", str(locked), "keys", "add", "ben").stderr
 
 
 @pytest.mark.parametrize(
