@@ -27,7 +27,7 @@ def add(
 ) -> None:
     """Make a key and print it, this once: only its digest is stored.
 
-    It works at once, without a restart.
+    A service that asks for keys already takes it without a restart; otherwise this says what comes next.
     """
     from qmdctl import api_keys
     from qmdctl.commands.init import make_secrets_folder
@@ -43,8 +43,10 @@ def add(
     key = api_keys.add(path, name, owner_of(settings))
     if switching:
         switch_on(settings, path, name)
-    if in_force and not made:
+    if in_force and not made and service_asks(settings):
         follows = "It works at once."
+    elif in_force and not made:
+        follows = f"It works after: qmdctl up. {LOCKS}"
     elif in_force or switching:
         follows = f"Next, once: qmdctl up (where it runs with this setting already: qmdctl restart embed). {LOCKS}"
     else:
@@ -114,6 +116,18 @@ def file_of(settings: Settings) -> tuple[Path, bool]:
             f"API_KEYS_FILE={value} is the file that stands for every secret that is not set", f"set API_KEYS_FILE={DEFAULT} in .env"
         )
     return path, bool(value)
+
+
+def service_asks(settings: Settings) -> bool:
+    """Whether the embed service runs and has a file of keys; no where no engine answers."""
+    from qmdctl.engine import Engine
+    from qmdctl.errors import QmdError
+
+    try:
+        embed = Engine.connect().containers(settings.name).get("embed")
+    except QmdError:
+        return False
+    return bool(embed and embed.running and embed.environment.get("API_KEYS_FILE"))
 
 
 def agreed(terminal: Terminal) -> bool:

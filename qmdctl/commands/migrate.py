@@ -45,15 +45,16 @@ def migrate(
     from qmdctl.engine import Engine
     from qmdctl.native.journal import Journal
     from qmdctl.native.steps import Machine
+    from qmdctl.settings import load_settings
 
     call = invocation(context)
     terminal = call.output(json_output)
-    settings = call.settings(need_env=False)
-    project = settings.project
+    project = call.project()
+    settings = None if undo else load_settings(project, need_env=False)
     journal = Journal(project.folder, caller())
     machine = Machine(project.folder, Engine.connect(), journal, terminal, caller())
-    if undo:
-        go_back(machine, settings, yes, dry_run)
+    if settings is None:
+        go_back(machine, project, yes, dry_run)
         return
     found = look(machine, settings)
     if not found.anything:
@@ -197,7 +198,7 @@ def take_over(machine: Machine, plan: Plan, data: dict[str, Any], yes: bool, sta
     terminal.result("\n".join(lines), {**data, "status": "migrated", "done": payload(entries)})
 
 
-def go_back(machine: Machine, settings: Settings, yes: bool, dry_run: bool) -> None:
+def go_back(machine: Machine, project: Project, yes: bool, dry_run: bool) -> None:
     """Reverse what the journal has, after the stack is down: both want the same ports and names."""
     from qmdctl.native import apply
     from qmdctl.native.steps import back_title
@@ -208,10 +209,12 @@ def go_back(machine: Machine, settings: Settings, yes: bool, dry_run: bool) -> N
         text = "Everything was undone already." if was else "There is nothing to undo: no migration was made here."
         terminal.result(text, {"status": "undone" if was else "nothing", "plan": [], "done": []})
         return
-    up = sorted(one.name for one in machine.engine.containers(settings.name).values())
+    name, usable = project_name(project)
+    stops = "qmdctl down" if usable else "docker stop and docker rm"  # `down` refuses a misspelt key
+    up = sorted(one.name for one in machine.engine.containers(name).values())
     titles = [back_title(entry.kind, entry.facts) for entry in entries]
     lines = ["This will be done:"]
-    lines += [f"  1. qmdctl down (the stack's containers {', '.join(up)} hold the ports and names)"] if up else []
+    lines += [f"  1. {stops} (the stack's containers {', '.join(up)} hold the ports and names)"] if up else []
     lines += [f"  {number}. {title}" for number, title in enumerate(titles, 2 if up else 1)]
     data: dict[str, Any] = {
         "plan": [{"kind": entry.kind, "title": title} for entry, title in zip(entries, titles, strict=True)],
@@ -222,12 +225,34 @@ def go_back(machine: Machine, settings: Settings, yes: bool, dry_run: bool) -> N
         return
     terminal.note("\n".join(lines))
     agree(terminal, "Go back", yes)
-    apply.need_root(apply.root_commands(entries), machine, "migrate --undo")
-    if up:
-        again(terminal, settings.project, "down")
+    apply.need_root(apply.root_commands(entries, machine), machine, "migrate --undo")
+    if up and usable:
+        again(terminal, project, "down")
+    elif up:
+        machine.change(["docker", "stop", *up])
+        machine.change(["docker", "rm", *up])
     remarks = apply.go_back(entries, machine)
     text = "The native setup is back." if not remarks else "The native setup is back, but:\n" + "\n".join(f"  - {one}" for one in remarks)
     terminal.result(text, {"status": "undone", **data, "remarks": remarks, "done": payload(entries)})
+
+
+def project_name(project: Project) -> tuple[str, bool]:
+    """Compose's name of the project, and whether `qmdctl down` takes its .env: going back must work with one that it refuses."""
+    import os
+
+    from qmdctl import env_file
+    from qmdctl.errors import ConfigurationError
+    from qmdctl.settings import load_settings
+
+    try:
+        return load_settings(project, need_env=False).name, True
+    except ConfigurationError:
+        key = "COMPOSE_PROJECT_NAME"
+        try:
+            there = env_file.read(project.env_path).values.get(key)
+        except ConfigurationError:
+            there = None
+        return os.environ.get(key) or there or "qmd", False
 
 
 def agree(terminal: Terminal, question: str, yes: bool) -> None:

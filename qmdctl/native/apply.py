@@ -8,16 +8,17 @@ import shutil
 import sys
 from collections.abc import Iterable
 
-from qmdctl.errors import MissingError, QmdError
+from qmdctl.errors import InterruptedByUser, MissingError, QmdError
 from qmdctl.native.journal import DONE, UNDONE, Entry
-from qmdctl.native.steps import Machine, Step, do, facts_now, undo
+from qmdctl.native.steps import Machine, Step, do, facts_now, serve_entry, undo
+from qmdctl.native.tailscale import find_serving
 from qmdctl.native.units import Manager
 
 
 def apply(steps: Iterable[Step], machine: Machine) -> list[Entry]:
     """Take the steps. When one fails, those before it are reversed and QmdError says so: nothing is left halfway.
 
-    After a kill the journal has what was begun; migrating again or going back both work from there.
+    After Ctrl-C (InterruptedByUser) or a kill the journal has what was begun; migrating again or going back both work from there.
     """
     taken: list[Entry] = []
     for step in steps:
@@ -27,6 +28,8 @@ def apply(steps: Iterable[Step], machine: Machine) -> list[Entry]:
             do(step, machine)
         except QmdError as error:
             raise _gone_back(taken, machine, step, error) from None
+        except KeyboardInterrupt:
+            raise InterruptedByUser(f"Interrupted: {step.title}.", "qmdctl migrate finishes, qmdctl migrate --undo goes back") from None
         machine.journal.mark(entry, DONE)
     return taken
 
@@ -35,7 +38,10 @@ def go_back(entries: Iterable[Entry], machine: Machine) -> list[str]:
     """Reverse these steps, the last first; sentences on what could not be reversed. QmdError where one fails: the rest is still to do."""
     said = []
     for entry in entries:
-        remark = undo(entry.kind, entry.facts, machine)
+        try:
+            remark = undo(entry.kind, entry.facts, machine)
+        except KeyboardInterrupt:
+            raise InterruptedByUser(f"Interrupted while going back: {entry.title}.", "qmdctl migrate --undo does the rest") from None
         if remark:
             said.append(remark)
         machine.journal.mark(entry, UNDONE)
@@ -48,6 +54,8 @@ def _gone_back(taken: list[Entry], machine: Machine, step: Step, error: QmdError
     machine.terminal.note("Going back over what was done:")
     try:
         go_back(list(reversed(taken)), machine)
+    except InterruptedByUser:
+        raise
     except QmdError as second:
         fix = f"mend that, then: qmdctl migrate --undo ({second.fix})" if second.fix else "mend that, then: qmdctl migrate --undo"
         return QmdError(f"{step.title}: {said.splitlines()[0]}; and going back stopped: {second.message}", fix, said)
@@ -70,11 +78,17 @@ def need_root(commands: Iterable[str], machine: Machine, verb: str) -> None:
         raise MissingError(f"Root has to do this{why}: {names}", f"run it on a terminal, or: {sudo_again(verb)}; nothing was changed")
 
 
-def root_commands(entries: Iterable[Entry]) -> list[str]:
+def root_commands(entries: Iterable[Entry], machine: Machine) -> list[str]:
     """Of reversing these: one that needs root for each, as far as it is known before."""
     commands = []
+    entries = list(entries)
+    tailscale = any(entry.kind in ("service", "serve") for entry in entries) and find_serving({}, machine.runner).needs_root
     for entry in entries:
-        if entry.kind == "unit" and entry.facts["user"] is None and os.geteuid() != 0:
+        if tailscale and entry.kind == "service":
+            commands.append(shlex.join(["sudo", "tailscale", "serve", "advertise", entry.facts["name"]]))
+        elif tailscale and entry.kind == "serve":
+            commands.append(shlex.join(["sudo", *serve_entry(entry.facts).command()]))
+        elif entry.kind == "unit" and entry.facts["user"] is None and os.geteuid() != 0:
             commands.append(shlex.join(["sudo", *Manager().command("start" if entry.facts["active"] else "enable", entry.facts["name"])]))
     return commands
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qmdctl.engine import PROJECT_LABEL, Engine, answering
+from qmdctl.engine import PROJECT_LABEL, SERVICE_LABEL, Engine, answering
+from qmdctl.native import redaction
 
 NAMES = ("qmd-embed", "qmd-vllm")
 FOLDER_LABEL = "com.docker.compose.project.working_dir"
@@ -49,7 +50,7 @@ class NativeContainer:
             "container": self.name,
             "id": self.id[:12],
             "image": self.image,
-            "command": shlex.join(redacted(self.command)),
+            "command": redaction.command(self.command),
             "state": self.state,
             "restart": self.restart,
             "ports": {inside: f"{address}:{port}" for inside, (address, port) in self.ports.items()},
@@ -58,7 +59,7 @@ class NativeContainer:
 
 
 def find_containers(engine: Engine, project: str, folder: Path) -> list[NativeContainer]:
-    """Those that hold the stack's names and belong neither to the Compose project nor to one that was started from `folder`."""
+    """Those that hold the stack's names and belong to no copy of it: see `ours`."""
     found = []
     for name in NAMES:
         inspect = inspected(engine, name)
@@ -81,7 +82,10 @@ def inspected(engine: Engine, name: str) -> dict[str, Any] | None:
 
 
 def ours(inspect: Mapping[str, Any], project: str, folder: Path) -> bool:
+    """Of this project, or a service of this stack that another project started, whose folder is elsewhere."""
     labels = inspect["Config"].get("Labels") or {}
+    if re.fullmatch(r"embed|vllm|ts-.+", labels.get(SERVICE_LABEL) or ""):
+        return True
     return labels.get(PROJECT_LABEL) == project or labels.get(FOLDER_LABEL) == str(folder)
 
 
@@ -110,12 +114,4 @@ def parse(inspect: Mapping[str, Any]) -> NativeContainer:
         gpus=tuple(name for request in requests for name in request.get("DeviceIDs") or ()),
         compose_project=(config.get("Labels") or {}).get(PROJECT_LABEL, ""),
         environment=dict(entry.partition("=")[::2] for entry in config.get("Env") or []),
-    )
-
-
-def redacted(command: tuple[str, ...]) -> tuple[str, ...]:
-    """The command line without the value of --api-key."""
-    return tuple(
-        "…" if position and command[position - 1] == "--api-key" else "--api-key=…" if part.startswith("--api-key=") else part
-        for position, part in enumerate(command)
     )

@@ -92,6 +92,10 @@ class Found:
         return (DEFAULTS[key], "the seed's default") if unit or container else ("", "")
 
     def port(self, service: str) -> int:
+        return self.port_from(service)[0]
+
+    def port_from(self, service: str) -> tuple[int, str]:
+        """The port, and who says so."""
         return port_of(service, self.units, [*self.containers, *self.former])
 
     def strangers(self) -> dict[int, str]:
@@ -146,30 +150,30 @@ def find(engine: Engine, project: str, folder: Path, renamed: Mapping[str, str] 
     ]
     stack = [name for name in NAMES if (one := inspected(engine, name)) and ours(one, project, folder)]
     units, problem = find_units(runner)
-    ports = {service: port_of(service, units, [*containers, *former]) for service in PORTS}
+    ports = {service: port_of(service, units, [*containers, *former])[0] for service in PORTS}
     health = ask(ports["embed"]) if "qmd-embed" not in stack else {}
     found = Found(units, problem, containers, stack, find_serving(ports, runner), [], health, left_files(), former)
     models = [found.model("EMBED_MODEL")[0], found.model("RERANK_MODEL")[0], found.generation.model]
     return replace(found, caches=find_caches(cache_candidates(units, [*containers, *former]), filter(None, models)))
 
 
-def port_of(service: str, units: list[Unit], containers: list[NativeContainer]) -> int:
-    """The port on the host: the container's, else the unit's, else the seed's."""
+def port_of(service: str, units: list[Unit], containers: list[NativeContainer]) -> tuple[int, str]:
+    """The port on the host and who says so: the container, else the unit, else the seed."""
     name = f"qmd-{service}"
     for container in containers:
         if container.name == name:
             inside = translate(container.command).port if service == "vllm" else PORTS[service]
             if container.host_network:
-                return inside
+                return inside, f"container {name}"
             if f"{inside}/tcp" in container.ports:
-                return container.ports[f"{inside}/tcp"][1]
+                return container.ports[f"{inside}/tcp"][1], f"container {name}"
     for unit in sorted(units, key=lambda unit: not unit.takes_part):
         if unit.name == name:
             published = re.match(r"^(?:[\d.]+:)?(\d+):\d+$", unit.option("-p") or unit.option("--publish"))
             text = published.group(1) if published else unit.option("--port")
             if text.isdecimal():
-                return int(text)
-    return PORTS[service]
+                return int(text), f"unit {name}"
+    return PORTS[service], "the seed's default"
 
 
 def ask(port: int) -> dict[str, Any]:

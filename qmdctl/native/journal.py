@@ -4,6 +4,8 @@ It lies there and not with what qmdctl remembers of a user: going back must work
 
     journal.json   the steps in the order in which they were begun, each with what its reversal needs
     env.N          .env as it was before step N
+    env.N.written  .env as step N wrote it
+    env.edited.N   .env as its owner had it when going back replaced it
 """
 
 from __future__ import annotations
@@ -105,6 +107,14 @@ class Journal:
             except OSError as error:
                 raise refused(path, error, "written") from None
         env_file.write(path, text)
+
+    def keep(self, name: str, text: str) -> Path:
+        """A file NAME.N that no other text is in: what was kept before stays. Its path."""
+        number = 1
+        while (path := self.folder / f"{name}.{number}").exists() and path.read_bytes() != text.encode():
+            number += 1
+        self.write_file(path.name, text)
+        return path
 
     def read_file(self, name: str) -> str:
         path = self.folder / name

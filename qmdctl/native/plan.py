@@ -10,6 +10,7 @@ from qmdctl import env_file
 from qmdctl.engine import Engine
 from qmdctl.env_file import EnvFile
 from qmdctl.errors import ConfigurationError
+from qmdctl.native import redaction
 from qmdctl.native.containers import NativeContainer, inspected
 from qmdctl.native.found import Found
 from qmdctl.native.steps import Step, container_step, env_step, serve_step, service_step, unit_step
@@ -37,7 +38,7 @@ class Plan:
         return {
             "steps": [{"number": number, **step.payload()} for number, step in enumerate(self.steps, 1)],
             "values": [value.payload() for value in self.values],
-            "kept": [{**value.payload(), "in_env": env_file.shown(value.key, there)} for value, there in self.kept],
+            "kept": [{**value.payload(), "in_env": redaction.value(value.key, there)} for value, there in self.kept],
             "notes": self.notes,
             "owner": self.owner,
             "problems": [problem.payload() for problem in self.problems],
@@ -49,9 +50,9 @@ class Plan:
             yield f"  {number}. {step.title}"
             yield from (f"       $ {command}" for command in step.shown())
             if step.kind == "env":
-                width = max((len(value.key) + len(env_file.shown(value.key, value.value)) for value in self.values), default=0) + 1
+                width = max((len(value.key) + len(redaction.value(value.key, value.value)) for value in self.values), default=0) + 1
                 for value in self.values:
-                    yield f"       {f'{value.key}={env_file.shown(value.key, value.value)}'.ljust(width)}  # {value.origin}"
+                    yield f"       {f'{value.key}={redaction.value(value.key, value.value)}'.ljust(width)}  # {value.origin}"
         if self.kept:
             yield "Kept as .env has it (--overwrite takes what was found):"
             yield from self.kept_lines()
@@ -65,8 +66,8 @@ class Plan:
 
     def kept_lines(self) -> Iterator[str]:
         for value, there in self.kept:
-            shown = env_file.shown(value.key, value.value)
-            yield f"  - {value.key}={env_file.shown(value.key, there)}; found: {shown} ({value.origin})"
+            shown = redaction.value(value.key, value.value)
+            yield f"  - {value.key}={redaction.value(value.key, there)}; found: {shown} ({value.origin})"
 
 
 def env_text(

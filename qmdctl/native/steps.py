@@ -131,19 +131,19 @@ def facts_now(step: Step, machine: Machine) -> dict[str, Any]:
     if step.kind != "env":
         return step.facts
     path = machine.folder / ".env"
-    if not path.exists():
-        return {"copy": None}
-    about = path.stat()
     name = f"env.{len(machine.journal.entries) + 1}"
+    machine.journal.write_file(f"{name}.written", step.text)
+    if not path.exists():
+        return {"copy": None, "written": f"{name}.written"}
+    about = path.stat()
     machine.journal.write_file(name, path.read_bytes().decode("utf-8"))
-    return {"copy": name, "mode": stat.S_IMODE(about.st_mode), "uid": about.st_uid, "gid": about.st_gid}
+    return {"copy": name, "written": f"{name}.written", "mode": stat.S_IMODE(about.st_mode), "uid": about.st_uid, "gid": about.st_gid}
 
 
 def do(step: Step, machine: Machine) -> None:
     """Take the step."""
     facts = step.facts
     if step.kind == "env":
-        machine.journal.write_file("env.written", step.text)
         env_file.write(machine.folder / ".env", step.text, machine.owner)
     elif step.kind == "unit":
         unit = machine.unit(facts)
@@ -161,7 +161,7 @@ def do(step: Step, machine: Machine) -> None:
         if facts["name"] in find_serving({}, machine.runner).advertised:
             machine.change(["tailscale", "serve", "drain", facts["name"]], step.needs_root)
     elif step.kind == "serve":
-        entry = _serve_entry(facts)
+        entry = serve_entry(facts)
         if entry in entries(find_serving({}, machine.runner).config):
             machine.change(entry.off(), step.needs_root)
 
@@ -182,18 +182,17 @@ def back_title(kind: str, facts: Mapping[str, Any]) -> str:
         return f"rename the container {facts['new_name']} back to {facts['name']}{' and start it' if facts['running'] else ''}"
     if kind == "service":
         return f"advertise the Tailscale Service {facts['name']} from this machine"
-    return f"serve again: {_serve_entry(facts).sentence()}"
+    return f"serve again: {serve_entry(facts).sentence()}"
 
 
 def undo_env(facts: dict[str, Any], machine: Machine) -> str:
     path, said = machine.folder / ".env", ""
-    written = machine.journal.folder / "env.written"
+    written = machine.journal.folder / facts.get("written", "env.written")
     text = machine.journal.read_file(facts["copy"]) if facts["copy"] else None
     if path.exists():
         now = path.read_bytes().decode("utf-8", "replace")
-        if now != text and written.exists() and now != machine.journal.read_file("env.written"):
-            machine.journal.write_file("env.edited", now)
-            said = f".env was edited since; that version is in {machine.journal.folder}/env.edited"
+        if now != text and written.exists() and now != machine.journal.read_file(written.name):
+            said = f".env was edited since; that version is in {machine.journal.keep('env.edited', now)}"
         if text is None:
             path.unlink()
     if text is not None:
@@ -246,13 +245,13 @@ def undo_service(facts: dict[str, Any], machine: Machine) -> str:
 
 
 def undo_serve(facts: dict[str, Any], machine: Machine) -> str:
-    entry, serving = _serve_entry(facts), find_serving({}, machine.runner)
+    entry, serving = serve_entry(facts), find_serving({}, machine.runner)
     if entry not in entries(serving.config):
         machine.change(entry.command(), serving.needs_root)
     return ""
 
 
-def _serve_entry(facts: Mapping[str, Any]) -> ServeEntry:
+def serve_entry(facts: Mapping[str, Any]) -> ServeEntry:
     return ServeEntry(**{key: facts[key] for key in ("service", "kind", "port", "path", "target", "funnel")})
 
 

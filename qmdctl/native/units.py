@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qmdctl.errors import MissingError
+from qmdctl.native import redaction
 from qmdctl.process import Completed, run
 
 Run = Callable[..., Completed]
@@ -82,7 +83,7 @@ class Unit:
             "state": self.state,
             "path": self.path,
             "user": self.user,
-            "command": shlex.join(self.command),
+            "command": redaction.command(self.command),
         }
 
 

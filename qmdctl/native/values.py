@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from qmdctl import env_file
 from qmdctl.errors import ConfigurationError
+from qmdctl.native import redaction
 from qmdctl.native.found import Found
 from qmdctl.native.units import Unit
 from qmdctl.terminal import human_bytes
@@ -26,7 +27,7 @@ class Value:
     origin: str
 
     def payload(self) -> dict[str, str]:
-        return {"key": self.key, "value": env_file.shown(self.key, self.value), "origin": self.origin}
+        return {"key": self.key, "value": redaction.value(self.key, self.value), "origin": self.origin}
 
 
 @dataclass
@@ -101,7 +102,8 @@ def _embed(found: Found, out: Values) -> None:
         for file in unit.unreadable:
             out.notes.append(f"{file}, which unit {unit.name} reads, may not be read by this user: sudo shows what it sets")
     if unit or container:
-        out.set("EMBED_PORT", str(found.port("embed")), "unit qmd-embed" if unit else "container qmd-embed")
+        port, origin = found.port_from("embed")
+        out.set("EMBED_PORT", str(port), origin)
 
 
 def _generation(found: Found, out: Values, default_image: str) -> None:
@@ -128,12 +130,17 @@ def _generation(found: Found, out: Values, default_image: str) -> None:
         out.notes.append(f"not carried over from {origin}: {', '.join(serving.left)}; VLLM_EXTRA_ARGS takes further options")
     if "--api-key" in serving.left:
         out.owner.append("qmd-vllm demands a key: API_KEYS_FILE is the stack's way (docs/security.md)")
+    if "--hf-token" in serving.left:
+        out.owner.append(
+            f"{origin} has a Hugging Face token in its command line: put it into secrets/hf_token (qmdctl init --hf-token-file)"
+        )
     if container:
         if container.image != default_image and not container.image.startswith("sha256:"):
             out.set("VLLM_IMAGE", container.image, f"{origin} (the image is on this machine)")
         if len(container.gpus) == 1:
             out.set("VLLM_GPU", container.gpus[0], f"{origin} (--gpus)")
-    out.set("VLLM_PORT", str(found.port("vllm")), origin)
+    port, origin = found.port_from("vllm")
+    out.set("VLLM_PORT", str(port), origin)
 
 
 def _cache(found: Found, out: Values, rootless: bool, caller: tuple[int, int]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from qmdctl.native import redaction
 
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 KEYS = {
@@ -28,6 +31,10 @@ CARRIED = frozenset(
     )
 )
 SHORT = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-q": "--quantization"}
+# Options without a value, and those with several; any other takes one.
+FLAG = re.compile(r"--(?:enforce-eager|trust-remote-code|async-scheduling|(?:enable|disable|no)-.+)|-O.+")
+SEVERAL = ("--served-model-name", "--api-key", "--lora-modules", "--limit-mm-per-prompt", "--cudagraph-capture-sizes", "--cuda-graph-sizes")
+EXTRA = ""
 # The stack sets these itself, or they mean nothing in it.
 OWN = frozenset(("--host", "--port", "--download-dir", "--uvicorn-log-level", "--disable-log-requests", "--disable-log-stats"))
 
@@ -65,15 +72,17 @@ def translate(command: Sequence[str]) -> Serving:
             if number:
                 values[KEYS[name]] = number
             else:
-                left.append(shlex.join([name, *given]))
+                left.append(redaction.command([name, *given]))
         elif name in ("--kv-cache-memory-bytes", "--kv-cache-memory") and whole(value):
             values["VLLM_KV_CACHE_GB"] = f"{int(whole(value)) / GIGABYTE:g}"
         elif name == "--enforce-eager":
             values["VLLM_ENFORCE_EAGER"] = "true"
         elif name in CARRIED:
             extra += [name, *given]
+        elif name == EXTRA:
+            left.append(redaction.command(given))
         elif name != "--served-model-name" and name not in OWN:
-            left.append(name if name == "--api-key" else shlex.join([name, *given]))
+            left.append(name if redaction.OPTION.fullmatch(name) else redaction.command([name, *given]))
     if "VLLM_GPU_MEMORY_UTILIZATION" in values and "VLLM_KV_CACHE_GB" not in values:
         values["VLLM_KV_CACHE_GB"] = "auto"  # as there: what the fraction leaves beside the weights
     names = tuple(name for option, given in options if option == "--served-model-name" for name in given)
@@ -97,18 +106,21 @@ def server_words(command: Sequence[str]) -> list[str] | None:
 
 
 def parse(words: Sequence[str]) -> tuple[str, list[tuple[str, list[str]]]]:
-    """The model, where it stands without an option, and the options with their values."""
-    model = ""
+    """The model, where it stands without an option, and the options with their values; words that are neither are EXTRA's."""
+    extra: list[str] = []
     options: list[tuple[str, list[str]]] = []
     for word in words:
-        if word.startswith("--") or word in SHORT:
-            name, equals, value = word.partition("=")
-            options.append((SHORT.get(name, name.replace("_", "-")), [value] if equals else []))
-        elif options:
+        if re.match(r"--?[A-Za-z]", word):
+            name, equals, value = word.partition("=") if not word.startswith("-O") else (word, "", "")
+            name = SHORT.get(name, name.replace("_", "-") if name.startswith("--") else name)
+            options.append((name, [value] if equals else []))
+        elif options and (options[-1][0] in SEVERAL or (not options[-1][1] and not FLAG.fullmatch(options[-1][0]))):
             options[-1][1].append(word)
         else:
-            model = model or word
-    return model, options
+            extra.append(word)
+    # The first word is the model unless --model names it.
+    model = extra.pop(0) if extra and (words[0] == extra[0] or all(name != "--model" for name, _ in options)) else ""
+    return model, [*options, *([(EXTRA, extra)] if extra else [])]
 
 
 def whole(text: str) -> str:

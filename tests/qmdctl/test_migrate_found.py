@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from qmdctl.engine import PROJECT_LABEL, SERVICE_LABEL
 from qmdctl.errors import MissingError
+from qmdctl.native.containers import ours
 from qmdctl.native.containers import parse as parse_container
-from qmdctl.native.containers import redacted
 from qmdctl.native.found import ask, program_default
+from qmdctl.native.redaction import command, redacted, value
 from qmdctl.native.tailscale import entries, find_serving, leads_to
 from qmdctl.native.units import Manager, environment_file, find_units, parse
 from qmdctl.native.vllm_options import translate
@@ -129,6 +131,8 @@ def test_the_callers_own_manager_is_asked_as_well(tmp_path: Path, monkeypatch: p
             "a/b",
             {"VLLM_EXTRA_ARGS": "--tensor-parallel-size 2 --quantization awq --trust-remote-code"},
         ),
+        (["vllm", "serve", "--port", "8000", "--enforce-eager", "a/b"], "a/b", {"VLLM_ENFORCE_EAGER": "true"}),
+        (["vllm", "serve", "-tp=2", "a/b", "--seed", "-1"], "a/b", {"VLLM_EXTRA_ARGS": "--tensor-parallel-size 2 --seed -1"}),
     ],
 )
 def test_command_lines_of_vllm(command: list[str], model: str, values: dict[str, str]) -> None:
@@ -141,9 +145,42 @@ def test_what_has_no_counterpart_is_named() -> None:
         ["vllm", "serve", "a/b", "--port", "9000", "--api-key", "secret", "--chat-template", "/x.jinja", "--max-model-len", "?"]
     )
     assert (serving.port, serving.left) == (9000, ("--api-key", "--chat-template /x.jinja", "--max-model-len '?'"))
-    assert "secret" not in " ".join(redacted(("--api-key", "secret", "--api-key=secret")))
+    assert translate(["vllm", "serve", "a/b", "-O3", "-O.x=1", "-dp", "2", "--seed", "1", "c", "d"]).left == (
+        "-O3",
+        "-O.x=1",
+        "-dp 2",
+        "c d",
+    )
+    assert translate(["vllm", "serve", "a/b", "--port", "8000", "--model", "c/d"]).model == "a/b"
     assert not translate(["sleep", "infinity"]).found
     assert not translate(["bash", "-c", "vllm serve 'unclosed"]).found
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--api-key", "S1", "S2", "--api-key=S3", "a/b"], ["--api-key", "…", "…", "--api-key=…", "a/b"]),
+        (["--hf-token", "-S", "--hf_token=S"], ["--hf-token", "…", "--hf_token=…"]),
+        (["-e", "HF_TOKEN=S", "-eAPI_KEY=S", "--env=DB_PASSWORD=S S"], ["-e", "HF_TOKEN=…", "-eAPI_KEY=…", "--env=DB_PASSWORD=…"]),
+        (["-e", "HTTPS_PROXY=http://u:S@S@proxy:3128/x"], ["-e", "HTTPS_PROXY=http://…@proxy:3128/x"]),
+        (["-c", "HF_TOKEN='S S' vllm serve a/b --api-key S S --port 1"], ["-c", "HF_TOKEN=… vllm serve a/b --api-key … --port 1"]),
+        (["--tokenizer", "a/b", "--max-num-batched-tokens", "8"], ["--tokenizer", "a/b", "--max-num-batched-tokens", "8"]),
+        (["--x", "hf_abcdefghijkl"], ["--x", "…"]),
+    ],
+)
+def test_secrets_are_not_shown(words: list[str], shown: list[str]) -> None:
+    assert redacted(words) == shown
+
+
+def test_a_units_secrets_are_not_shown() -> None:
+    words = ("docker", "run", "-e", "HF_TOKEN=hf_abcdefgh", "vllm", "serve", "a/b", "--hf-token", "hf_abcdefgh", "--api-key", "hf_abcdefgh")
+    unit = parse("qmd-vllm", Manager(), f"LoadState=loaded\nFragmentPath=/x\nExecStart={{ argv[]={' '.join(words)} ; ignore_errors=no }}")
+    assert unit is not None
+    assert "hf_abcdefgh" not in str(unit.payload())
+    assert translate(words).left == ("--hf-token", "--api-key")
+    assert value("HTTPS_PROXY", "http://u:p@proxy:1") == "http://…@proxy:1"
+    assert value("VLLM_EXTRA_ARGS", "--api-key x --seed 1") == "--api-key … --seed 1"
+    assert command(["--seed", "1"]) == "--seed 1"
 
 
 def test_a_container_as_docker_inspects_it() -> None:
@@ -163,6 +200,20 @@ def test_a_container_as_docker_inspects_it() -> None:
     )
     assert (one.restart, one.ports, one.gpus) == ("on-failure:3", {"8000/tcp": ("", 8010)}, ("1",))
     assert one.cache() == "/srv/data/hf"
+
+
+@pytest.mark.parametrize(
+    ("labels", "own"),
+    [
+        (None, False),
+        ({PROJECT_LABEL: "mine", SERVICE_LABEL: "generator"}, False),
+        ({PROJECT_LABEL: "qmd", SERVICE_LABEL: "x"}, True),
+        ({PROJECT_LABEL: "other", SERVICE_LABEL: "vllm"}, True),
+        ({PROJECT_LABEL: "other", SERVICE_LABEL: "ts-vllm"}, True),
+    ],
+)
+def test_containers_of_the_stack_are_not_the_seeds(labels: dict[str, str] | None, own: bool) -> None:
+    assert ours({"Config": {"Labels": labels}}, "qmd", Path("/srv/qmd")) is own
 
 
 def test_a_serve_config() -> None:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from qmdctl import env_file
-from qmdctl.commands.migrate import again
-from qmdctl.errors import ConfigurationError, MissingError, QmdError
-from qmdctl.native.apply import need_root
+from qmdctl.commands.migrate import again, project_name
+from qmdctl.commands.migrate import go_back as go_back_all
+from qmdctl.errors import ConfigurationError, InterruptedByUser, MissingError, QmdError
+from qmdctl.native.apply import apply, go_back, need_root, root_commands
 from qmdctl.native.containers import NativeContainer
 from qmdctl.native.found import Found
 from qmdctl.native.journal import DONE, UNDONE, Journal
 from qmdctl.native.plan import merge
-from qmdctl.native.steps import Machine, unit_step
+from qmdctl.native.steps import Machine, env_step, unit_step
 from qmdctl.native.tailscale import Entry, Serving
 from qmdctl.native.tailscale import entries as serve_entries
-from qmdctl.native.units import Manager, Unit
+from qmdctl.native.units import Manager, Unit, user_name
 from qmdctl.native.values import Value, values_from
 from qmdctl.native.weights import Cache
 from qmdctl.process import Completed
@@ -93,6 +96,13 @@ def test_names_that_clients_use_for_the_model_stay() -> None:
     assert "VLLM_IMAGE" not in out.plain(), "the stack's own default"
     assert any("--api-key" in note for note in out.notes)
     assert "secret" not in str(out)
+
+
+def test_a_ports_origin_is_who_has_it() -> None:
+    out = values_from(found(UNIT, vllm(name="qmd-embed", ports={"8001/tcp": ("", 56127)})))
+    assert (out.values["EMBED_PORT"].value, out.values["EMBED_PORT"].origin) == ("56127", "container qmd-embed")
+    out = values_from(found(replace(UNIT, command=("uvicorn", "--port", "9001"))))
+    assert (out.values["EMBED_PORT"].value, out.values["EMBED_PORT"].origin) == ("9001", "unit qmd-embed")
 
 
 def test_a_model_that_is_a_folder_is_not_carried_over() -> None:
@@ -174,6 +184,21 @@ def test_the_journal_is_on_disk_before_a_step(tmp_path: Path) -> None:
     assert list(journal) == []
 
 
+def test_an_env_edited_between_two_migrations_is_kept_when_going_back(tmp_path: Path) -> None:
+    env, journal = tmp_path / ".env", Journal(tmp_path)
+    machine = Machine(tmp_path, None, journal, Terminal())  # type: ignore[arg-type]
+    for edit in ("A=edited once\n", "A=edited twice\n"):
+        journal.prepare()
+        apply([env_step(env, "A=written\n")], machine)
+        env.write_text(edit)
+    assert len(go_back(journal.open, machine)) == 2
+    assert not env.exists()
+    assert [(tmp_path / f".migration/env.edited.{number}").read_text() for number in (1, 2)] == ["A=edited twice\n", "A=edited once\n"]
+    journal.prepare()
+    apply([env_step(env, "A=written\n")], machine)
+    assert go_back(journal.open, machine) == []
+
+
 @pytest.mark.parametrize(
     ("text", "message"), [("{", "is damaged"), ('{"version": 9, "steps": []}', "another version"), ("[]", "is damaged")]
 )
@@ -205,6 +230,67 @@ def test_root_is_asked_for_before_any_change(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(MissingError, match="there is no sudo here"):
         need_root(step.shown(), machine, "migrate")
     need_root(["docker stop x"], machine, "migrate")
+
+
+@pytest.mark.parametrize(("operator", "asked"), [("", True), (user_name(), False)])
+def test_going_back_knows_that_tailscale_needs_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operator: str, asked: bool) -> None:
+    def run(command: list[str], **options: object) -> Completed:
+        config = {"Services": {"svc:qmd-embed": service("qmd-embed", 8001)}}
+        answer = config if command[1] == "serve" else {"OperatorUser": operator}
+        return Completed(tuple(command), 0, json.dumps(answer), "")
+
+    monkeypatch.setattr("qmdctl.native.tailscale.os.geteuid", lambda: os.getuid() or 1000)
+    monkeypatch.setattr("qmdctl.native.tailscale.user_name", lambda: operator or "ada")
+    journal = Journal(tmp_path)
+    journal.prepare()
+    journal.begin("service", "withdraw", {"name": "svc:qmd-embed", "config": {}})
+    journal.begin("serve", "end", Entry("", "https", 8443, "/", "http://127.0.0.1:8001").payload())
+    machine = Machine(tmp_path, None, journal, Terminal(), runner=run)  # type: ignore[arg-type]
+    commands = root_commands(journal.open, machine)
+    assert (
+        commands
+        == [
+            "sudo tailscale serve --bg --https=8443 http://127.0.0.1:8001",
+            "sudo tailscale serve advertise svc:qmd-embed",
+        ]
+        * asked
+    )
+
+
+def test_ctrl_c_in_a_step_says_how_to_go_on(tmp_path: Path) -> None:
+    def run(command: list[str], **options: object) -> Completed:
+        raise KeyboardInterrupt
+
+    journal = Journal(tmp_path)
+    journal.prepare()
+    machine = Machine(tmp_path, None, journal, Terminal(), runner=run)  # type: ignore[arg-type]
+    with pytest.raises(InterruptedByUser) as caught:
+        apply([env_step(tmp_path / ".env", "A=1\n"), unit_step(UNIT)], machine)
+    assert caught.value.fix == "qmdctl migrate finishes, qmdctl migrate --undo goes back"
+    assert [entry.state for entry in Journal(tmp_path)] == ["done", "begun"]
+    with pytest.raises(InterruptedByUser, match="while going back"):
+        go_back(journal.open, machine)
+
+
+def test_going_back_takes_an_env_that_other_verbs_refuse(folder: Path) -> None:
+    project = Project(folder, "test")
+    (folder / ".env").write_text("COMPOSE_PROJECT_NAME=mine\n")
+    assert project_name(project) == ("mine", True)
+    (folder / ".env").write_text("COMPOSE_PROJECT_NAME=mine\nEMBED_MODLE=x\n")
+    assert project_name(project) == ("mine", False)
+    called: list[list[str]] = []
+
+    def run(command: list[str], **options: object) -> Completed:
+        called.append(command)
+        return Completed(tuple(command), 0, "", "")
+
+    fake = SimpleNamespace(containers=lambda name: {"embed": SimpleNamespace(name="qmd-embed")} if name == "mine" else {})
+    journal = Journal(folder)
+    journal.prepare()
+    journal.begin("env", "write", {"copy": None})
+    go_back_all(Machine(folder, fake, journal, Terminal(json_output=True), runner=run), project, True, False)  # type: ignore[arg-type]
+    assert called == [["docker", "stop", "qmd-embed"], ["docker", "rm", "qmd-embed"]]
+    assert not (folder / ".env").exists()
 
 
 def test_without_an_engine_nothing_is_planned(qmdctl: Run, folder: Path) -> None:

@@ -164,7 +164,7 @@ def test_an_env_that_is_there_keeps_its_values_unless_agreed(box: Box) -> None:
     remarks = box.migrate("--undo", "--yes")["remarks"]
     assert "env.edited" in remarks[0]
     assert box.env.read_bytes() == text.encode()
-    assert "LOG_LEVEL=debug" in (box.folder / ".migration/env.edited").read_text()
+    assert "LOG_LEVEL=debug" in (box.folder / ".migration/env.edited.1").read_text()
 
 
 @pytest.mark.parametrize("crash", ["tailscale drain", "systemctl disable", "systemctl stop", "docker stop", "docker rename"])
