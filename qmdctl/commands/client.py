@@ -38,6 +38,7 @@ def client(
     The names are those given, those of the sidecars of a stack that is here, or those that tailscale finds; the models are those served.
     """
     from qmdctl.errors import ConfigurationError
+    from qmdctl.laptop import index_yml
     from qmdctl.laptop.box import names_of_box
     from qmdctl.laptop.clients import check_variable, default_models, find_client
     from qmdctl.laptop.key import read_key
@@ -60,6 +61,9 @@ def client(
     models = served_models(names, default_models(), here.settings, key)
     # QMD_API_KEY is qmdctl's own: it is there, so the server's key is known to be wanted.
     variable = variable or (KEY_VARIABLE if models.key_wanted or key else "")
+    there = index_yml.remote_of(index_yml.index_path()) if write else {}
+    if there.get("api_key") and not key_env:
+        variable = ""  # what the file has stays
     notes = [*([here.problem] if here.problem else []), *names.notes, *_notes(chosen, names, models, variable, key_env)]
     data = {
         "client": name,
@@ -76,20 +80,26 @@ def client(
             terminal.note(f"# {note}", "dim")
         terminal.result(text, {**data, "text": text})
         return
-    merge_into_file(terminal, chosen, names, models, variable, notes, data, yes)
+    merge_into_file(terminal, wanted_block(chosen, names, models, variable, there), names, models, there, notes, data, yes)
 
 
 def merge_into_file(
-    terminal: Terminal, chosen: Client, names: Names, models: Models, variable: str, notes: list[str], data: dict[str, Any], yes: bool
+    terminal: Terminal,
+    wanted: dict[str, Any],
+    names: Names,
+    models: Models,
+    there: dict[str, Any],
+    notes: list[str],
+    data: dict[str, Any],
+    yes: bool,
 ) -> None:
-    """Show the difference, have it agreed to, write. InterruptedByUser for no."""
+    """Show the difference to what is `there`, have it agreed to, write. InterruptedByUser for no."""
     from datetime import datetime
 
     from qmdctl.laptop import index_yml
 
     path = index_yml.index_path()
-    there = index_yml.remote_of(path)
-    change = index_yml.propose(path, wanted_block(chosen, names, models, variable, there))
+    change = index_yml.propose(path, wanted)
     notes += _warnings(there, models, names)
     for note in notes:
         terminal.note(f"# {note}", "dim")
@@ -107,7 +117,7 @@ def merge_into_file(
 
 
 def wanted_block(chosen: Client, names: Names, models: Models, variable: str, there: dict[str, Any]) -> dict[str, Any]:
-    """What comes below `remote:`. A key's reference that is there already stays unless another is asked for."""
+    """What comes below `remote:`."""
     import yaml
 
     wanted: dict[str, Any] = yaml.safe_load(chosen.render(names, models, variable))["remote"]

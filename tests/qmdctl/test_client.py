@@ -246,6 +246,22 @@ def test_a_server_that_wants_a_key_gets_a_reference(qmdctl: Run) -> None:
         assert 'api_key: "${QMD_KEY}"' in answer["text"] and "sesame" not in json.dumps(answer)
 
 
+def test_a_key_that_the_file_has_stays_unless_another_is_named(qmdctl: Run, tmp_path: Path) -> None:
+    path = tmp_path / "index.yml"
+    path.write_text('remote:\n  api_key: "${MY_KEY}"\n')
+    with FakeStack(key="sesame") as stack:
+        arguments = ["client", "--write", "--yes", "--json", "--embed-url", stack.url]
+        done = qmdctl(*arguments, QMD_CONFIG_DIR=str(tmp_path))
+        assert json.loads(done.stdout)["key_variable"] is None
+        remote = yaml.safe_load(path.read_text())["remote"]
+        assert (remote["api_key"], remote["url"]) == ("${MY_KEY}", stack.url)
+        qmdctl(*arguments, "--key-env", "OTHER", QMD_CONFIG_DIR=str(tmp_path))
+        assert yaml.safe_load(path.read_text())["remote"]["api_key"] == "${OTHER}"
+        path.write_text("remote:\n  api_key:\n")
+        qmdctl(*arguments, QMD_CONFIG_DIR=str(tmp_path))
+        assert yaml.safe_load(path.read_text())["remote"]["api_key"] == "${QMD_KEY}"
+
+
 def test_test_runs_without_anything_else(qmdctl: Run, tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     with FakeStack(authority.issue("localhost"), key="sesame") as stack:
