@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -14,6 +15,9 @@ from qmdctl.terminal import Terminal
 
 def main() -> None:
     """Exit status as in `qmdctl --help`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks (Windows' cp1252 has no ✓) becomes a question mark
+            stream.reconfigure(errors="replace")
     call = Invocation()
     try:
         try:

@@ -84,7 +84,7 @@ def remote_of(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}", "see to the file, or add the block by hand: qmdctl client") from None
     remote = _pairs(root, str(path)).get("remote") if root is not None else None
-    if remote is None or not isinstance(remote[1].value, list):
+    if remote is None or not _is_mapping(remote[1]):
         return {}
     found: dict[str, Any] = {}
     for key, (_, node) in _pairs(remote[1], str(path)).items():

@@ -61,7 +61,8 @@ def _generating(client: httpx.Client, names: Names, others: tuple[str, ...]) -> 
     vLLM lists its model first, then aliases. The embed service, where it forwards generation, lists after its `others` what it forwards to.
     """
     listed = _get(client, f"{names.generation}/v1/models")
-    entries = [one for one in listed.get("data") or () if isinstance(one, dict) and isinstance(one.get("id"), str)]
+    data = listed.get("data")
+    entries = [one for one in (data if isinstance(data, list) else []) if isinstance(one, dict) and isinstance(one.get("id"), str)]
     if any(one["id"] in others for one in entries):
         entries = [one for one in entries if one.get("root") == one["id"] and one["id"] not in others]
     return (entries[0]["id"] if entries else ""), listed.get("status") == 401
@@ -74,6 +75,6 @@ def _get(client: httpx.Client, url: str) -> dict[str, Any]:
     try:
         answer = client.get(url)
         data = {"status": 401} if answer.status_code == 401 else answer.json()
-    except (httpx.HTTPError, ValueError):
+    except (httpx.HTTPError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

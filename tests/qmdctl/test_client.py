@@ -96,6 +96,9 @@ def test_the_embed_services_list_tells_what_it_forwards_to() -> None:
     listed = {"data": [*own, {"id": "a/reranker", "root": "a/reranker"}, {"id": "b/writer", "root": "b/writer"}]}
     with FakeStack(wrong={"/v1/models": Answer(200, listed)}) as stack:
         assert served_models(Names(stack.url), default_models()).generate == "b/writer"
+    for data in (own, 7, True, {"id": "x"}):
+        with FakeStack(wrong={"/v1/models": Answer(200, {"data": data})}) as stack:
+            assert served_models(Names(stack.url), default_models()).origins["generate"] == "default"
     with FakeStack(wrong={"/v1/models": Answer(200, {"data": own})}) as stack:
         assert served_models(Names(stack.url), default_models()).origins["generate"] == "default"
 
@@ -288,6 +291,18 @@ def test_test_runs_without_anything_else(qmdctl: Run, tmp_path: Path) -> None:
     assert "→ qmdctl test --key-file FILE" in done.stdout
     assert "sesame" not in done.stdout + done.stderr
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_that_lacks_characters_gets_others(qmdctl: Run, stack: FakeStack, encoding: str) -> None:
+    done = qmdctl("test", "--embed-url", stack.url, PATH="/nowhere", PYTHONIOENCODING=encoding)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "0", "1e9"])
+def test_a_time_limit_is_a_number_of_seconds(qmdctl: Run, seconds: str) -> None:
+    done = qmdctl("test", "--embed-url", "http://127.0.0.1:9", "--timeout", seconds)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
 
 
 def test_test_takes_the_path_from_tailscale(qmdctl: Run, tmp_path: Path, stack: FakeStack) -> None:

@@ -161,6 +161,12 @@ def test_what_cannot_be_changed_is_left_alone(tmp_path: Path, text: str, words: 
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize("text", ["remote: [x]\n", "remote: x\n", "remote: ~\n", "a: 1\n", ""])
+def test_where_no_remote_is_a_mapping_there_is_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "index.yml").write_text(text)
+    assert remote_of(tmp_path / "index.yml") == {}
+
+
 def test_a_file_that_is_no_text_or_no_file(tmp_path: Path) -> None:
     path = tmp_path / "index.yml"
     path.write_bytes(b"a: \xff\xfe\n")

@@ -120,6 +120,9 @@ WRONG: list[tuple[str, Answer, str, str, str]] = [
         "does not fit first",
         "on the GPU box: qmdctl restart embed",
     ),
+    ("/v1/rerank", Answer(200, {"results": [{"index": [], "relevance_score": 0.5}]}), "rerank", "documents ['[]'] of 2", "qmdctl"),
+    ("/v1/rerank", Answer(200, {"results": ["x", 3]}), "rerank", "score None", "qmdctl"),
+    ("/v1/embeddings", Answer(200, {"data": [{"embedding": [10**400]}] * 3}), "embedding", "not finite", "qmdctl"),
     ("/v1/rerank", Answer(200, {"results": [{"index": 0, "relevance_score": 7.5}]}), "rerank", "7.5 is not in [0, 1]", "qmdctl"),
     (
         "/v1/completions",

@@ -171,6 +171,14 @@ def test_without_tailscale_and_with_a_daemon_that_does_not_run(qmdctl: Run, tmp_
     assert "failed to connect to local tailscaled" in done.stderr and "systemctl" in done.stderr
 
 
+def test_a_tailscale_that_is_no_program(qmdctl: Run, tmp_path: Path) -> None:
+    path = fake_tailscale(tmp_path / "bin", status(EMBED))
+    (tmp_path / "bin/tailscale").write_bytes(b"\0no program\n")
+    done = qmdctl("test", PATH=path)
+    assert done.returncode == 3
+    assert "tailscale cannot be run" in done.stderr
+
+
 DIRECT = "pong from qmd-embed (100.64.0.1) via DERP(fra) in 38ms\npong from qmd-embed (100.64.0.1) via 192.168.1.7:41651 in 3ms\n"
 RELAYED = "pong from qmd-embed (100.64.0.1) via DERP(fra) in 38ms\n" * 3 + "direct connection not established\n"
 BY_PEER = "pong from qmd-embed (100.64.0.1) via peer-relay(10.1.1.1:4000:vni:7) in 1.2s\n"
