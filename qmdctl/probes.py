@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from qmdctl.exchange import exchange
 from qmdctl.terminal import human_seconds
 
 QUERY = "How do I water a cactus?"
@@ -195,7 +196,7 @@ class Probe:
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         try:
-            return self.client.request(method, self.url + path, json=body, headers=headers, timeout=self.timeout_seconds)
+            return exchange(self.client, method, self.url + path, self.timeout_seconds, json=body, headers=headers)
         except httpx.TimeoutException:
             raise Broken(self._silent(path), self.fix(f"qmdctl restart {self.service}")) from None
         except httpx.HTTPError as error:
@@ -213,7 +214,7 @@ class Probe:
     def _waiting(self) -> str:
         """vLLM's own count of waiting requests, where it tells it."""
         try:
-            text = self.client.get(f"{self.url}/metrics", timeout=2).text
+            text = exchange(self.client, "GET", f"{self.url}/metrics", 2).text
         except httpx.HTTPError:
             return ""
         counts = [line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith("vllm:num_requests_waiting{")]

@@ -43,7 +43,7 @@ def served_models(names: Names, defaults: Models, settings: Settings | None = No
             found[role] = (settings[key_set], f"the project's {key_set}")
     headers = {"authorization": f"Bearer {key or 'any'}"}
     secure = names.embed.startswith("https://") or names.generation.startswith("https://")
-    with httpx.Client(trust_env=False, verify=trust() if secure else False, headers=headers, timeout=SECONDS) as client:
+    with httpx.Client(trust_env=False, verify=trust() if secure else False, headers=headers) as client:
         told = _get(client, f"{names.embed}/health").get("models")
         for role in ("embed", "rerank"):
             if isinstance(told, dict) and isinstance(told.get(role), str):
@@ -72,8 +72,10 @@ def _get(client: httpx.Client, url: str) -> dict[str, Any]:
     """The JSON object that is answered, also where it is an error; {"status": 401} for want of a key, empty where nothing fits."""
     import httpx
 
+    from qmdctl.exchange import exchange
+
     try:
-        answer = client.get(url)
+        answer = exchange(client, "GET", url, SECONDS)
         data = {"status": 401} if answer.status_code == 401 else answer.json()
     except (httpx.HTTPError, ValueError, RecursionError):
         return {}

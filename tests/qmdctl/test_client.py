@@ -293,9 +293,8 @@ def test_test_runs_without_anything_else(qmdctl: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_a_terminal_that_lacks_characters_gets_others(qmdctl: Run, stack: FakeStack, encoding: str) -> None:
-    done = qmdctl("test", "--embed-url", stack.url, PATH="/nowhere", PYTHONIOENCODING=encoding)
+def test_a_terminal_that_lacks_characters_gets_others(qmdctl: Run, stack: FakeStack) -> None:
+    done = qmdctl("test", "--embed-url", stack.url, PATH="/nowhere", PYTHONIOENCODING="ascii")
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
 
 
