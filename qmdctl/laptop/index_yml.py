@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import os
 import re
 import tempfile
@@ -22,6 +23,7 @@ from qmdctl.errors import ConfigurationError
 FILE = "index.yml"
 BOM = "\ufeff"
 KEY_IN_CLEAR = re.compile(r"""(\bapi_key["']?\s*:\s*)(?!["']?\$\{)(?:"[^"]*"|'[^']*'|[^\s,}#]+)""")
+WORDS = ("true", "false", "yes", "no", "on", "off", "null")  # no texts where they stand bare
 NULL = "tag:yaml.org,2002:null"
 
 Wanted = Mapping[str, "str | Mapping[str, str]"]
@@ -125,19 +127,20 @@ def write(change: Change, now: datetime) -> Path | None:
                 raise ConfigurationError(f"{change.path} was changed meanwhile; nothing was written", "run the command again")
             status = target.stat()
             backup = _backup(change, now, status.st_mode & 0o777)
-        with tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=".index-", delete=False) as new:
-            try:
-                new.write(change.after.encode())
-                new.flush()
-                os.fsync(new.fileno())
-                os.chmod(new.name, status.st_mode & 0o7777 if status else 0o644)
-                if status and hasattr(os, "chown") and (status.st_uid, status.st_gid) != (os.getuid(), os.getgid()):
-                    with contextlib.suppress(PermissionError):
-                        os.chown(new.name, status.st_uid, status.st_gid)
-                os.replace(new.name, target)
-            except BaseException:
-                os.unlink(new.name)
-                raise
+        handle, new = tempfile.mkstemp(dir=target.parent, prefix=".index-")
+        try:
+            with os.fdopen(handle, "wb") as out:  # closed before it is moved: Windows moves no open file
+                out.write(change.after.encode())
+                out.flush()
+                os.fsync(out.fileno())
+            os.chmod(new, status.st_mode & 0o7777 if status else 0o644)
+            if status and hasattr(os, "chown") and (status.st_uid, status.st_gid) != (os.getuid(), os.getgid()):
+                with contextlib.suppress(PermissionError):
+                    os.chown(new, status.st_uid, status.st_gid)
+            os.replace(new, target)
+        except BaseException:
+            os.unlink(new)
+            raise
     except OSError as error:
         raise ConfigurationError(
             f"{change.path} cannot be written: {error.strerror or error}", "see to the folder's owner and space; nothing was changed"
@@ -265,7 +268,8 @@ def _of_scalar(text: str, key: Any, node: Any, value: str) -> list[tuple[int, in
         start = end = text.index(":", key.end_mark.index) + 1
     if start < key.end_mark.index or text[start : start + 1] in ("&", "*"):
         raise _Unfit
-    quoted = f"'{value}'" if node.style == "'" else f'"{value}"' if node.style == '"' else _scalar(value)
+    single = "'" + value.replace("'", "''") + "'"
+    quoted = single if node.style == "'" else _double(value) if node.style == '"' else quoted_yaml(value)
     return [(start, end, (" " if start == end else "") + quoted)]
 
 
@@ -273,19 +277,24 @@ def _lines(wanted: Wanted, column: int, newline: str) -> list[str]:
     lines = []
     for key, value in wanted.items():
         if isinstance(value, str):
-            lines.append(f"{' ' * column}{key}: {_scalar(value)}{newline}")
+            lines.append(f"{' ' * column}{key}: {quoted_yaml(value)}{newline}")
         else:
             lines += [f"{' ' * column}{key}:{newline}", *_lines(value, column + 2, newline)]
     return lines
 
 
 def _flow(key: str, value: str | Mapping[str, str]) -> str:
-    return f'{key}: "{value}"' if isinstance(value, str) else f"{key}: {{{', '.join(_flow(*pair) for pair in value.items())}}}"
+    return f"{key}: {_double(value)}" if isinstance(value, str) else f"{key}: {{{', '.join(_flow(*pair) for pair in value.items())}}}"
 
 
-def _scalar(value: str) -> str:
+def quoted_yaml(value: str) -> str:
     """Plain where that is safe in a block: addresses and model names are, a reference to the environment is quoted."""
-    return value if re.fullmatch(r"[A-Za-z][\w./:@-]*[\w/]", value) else f'"{value}"'
+    plain = re.fullmatch(r"[A-Za-z][\w./:@-]*[\w/]", value) and value.lower() not in WORDS
+    return value if plain else _double(value)
+
+
+def _double(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)  # YAML knows every escape of JSON's
 
 
 def _is_empty(node: Any) -> bool:

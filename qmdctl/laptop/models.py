@@ -46,7 +46,7 @@ def served_models(names: Names, defaults: Models, settings: Settings | None = No
     with httpx.Client(trust_env=False, verify=trust() if secure else False, headers=headers) as client:
         told = _get(client, f"{names.embed}/health").get("models")
         for role in ("embed", "rerank"):
-            if isinstance(told, dict) and isinstance(told.get(role), str):
+            if isinstance(told, dict) and _is_name(told.get(role)):
                 found[role] = (told[role], "served")
         generate, wanted = _generating(client, names, (found["embed"][0], found["rerank"][0]))
     if generate:
@@ -62,10 +62,15 @@ def _generating(client: httpx.Client, names: Names, others: tuple[str, ...]) -> 
     """
     listed = _get(client, f"{names.generation}/v1/models")
     data = listed.get("data")
-    entries = [one for one in (data if isinstance(data, list) else []) if isinstance(one, dict) and isinstance(one.get("id"), str)]
+    entries = [one for one in (data if isinstance(data, list) else []) if isinstance(one, dict) and _is_name(one.get("id"))]
     if any(one["id"] in others for one in entries):
         entries = [one for one in entries if one.get("root") == one["id"] and one["id"] not in others]
     return (entries[0]["id"] if entries else ""), listed.get("status") == 401
+
+
+def _is_name(told: object) -> bool:
+    """Whether a server told a name: one with a line feed or another control character is none."""
+    return isinstance(told, str) and bool(told) and told.isprintable()
 
 
 def _get(client: httpx.Client, url: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from tests.support.laptop import SUFFIX, Answer, Authority, FakeStack, fake_tail
 from tests.support.service import ROOT, ServiceProcess
 
 DOCS = (ROOT / "docs/clients.md").read_text()
-IN_DOCS = Names("https://qmd-embed.<tailnet>.ts.net", "https://qmd-vllm.<tailnet>.ts.net")
+IN_DOCS = Names("https://qmd-embed.TAILNET.ts.net", "https://qmd-vllm.TAILNET.ts.net")  # there <tailnet>, which a shell would want quoted
 CLIENTS = ["seed", "yudshj", "jawk", "unithejerk", "picassio", "qmdr", "lotl"]
 BLOCKS = re.findall(r"^```(yaml|sh)\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)
 
@@ -54,14 +54,39 @@ def test_the_table_has_the_clients_of_the_help(qmdctl: Run) -> None:
 @pytest.mark.parametrize("name", CLIENTS)
 def test_the_docs_show_what_is_printed(name: str) -> None:
     client = find_client(name)
-    printed = client.render(IN_DOCS, default_models())
+    printed = client.render(IN_DOCS, default_models()).replace("TAILNET", "<tailnet>")
     assert (client.format, printed) in BLOCKS
     assert f"qmdctl client --for {name}" in DOCS
     assert not re.search(r"@\w+@", printed)
 
 
 def test_the_docs_show_the_single_address_form_too() -> None:
-    assert ("yaml", find_client("seed").render(Names(IN_DOCS.embed), default_models())) in BLOCKS
+    printed = find_client("seed").render(Names(IN_DOCS.embed), default_models())
+    assert ("yaml", printed.replace("TAILNET", "<tailnet>")) in BLOCKS
+
+
+ODD = """a "b" 'c' $(echo x) `d` \\ #e: ${HOME}"""
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+@pytest.mark.parametrize("model", [ODD, "null", "@embed@", "- x"])
+def test_names_of_every_kind_come_out_as_they_are(name: str, model: str) -> None:
+    client = find_client(name)
+    text = client.render(Names("https://e.example"), Models(model, model, model))
+    if client.format == "yaml":
+        text = client.render(Names("https://e.example", "https://v.example"), Models(model, model, model))
+        assert set(yaml.safe_load(text)["remote"]["models"].values()) == {model}
+        return
+    done = subprocess.run(["sh", "-c", text + "env"], env={}, capture_output=True, text=True, check=True)
+    models = [line.split("=", 1)[1] for line in done.stdout.splitlines() if "_MODEL=" in line]
+    assert set(models) == ({model} if models else set())
+
+
+def test_a_served_name_with_control_characters_is_none() -> None:
+    bad = "a\nexport X=1"
+    wrong = {"/health": Answer(200, {"models": {"embed": bad, "rerank": "a\u001bb"}}), "/v1/models": Answer(200, {"data": [{"id": bad}]})}
+    with FakeStack(wrong=wrong) as stack:
+        assert set(served_models(Names(stack.url), default_models()).origins.values()) == {"default"}
 
 
 @pytest.mark.parametrize("name", CLIENTS)

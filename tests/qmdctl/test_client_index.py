@@ -257,6 +257,13 @@ def test_where_the_file_is(tmp_path: Path) -> None:
     assert index_path({"QMD_CONFIG_DIR": ""}) == Path.home() / ".config/qmd/index.yml"
 
 
+@pytest.mark.parametrize("before", ["", "remote:\n  url: 'x'\n  embed_url: \"x\"\n", "remote: {url: x}\n"])
+def test_names_of_every_kind_are_written_as_they_are(before: str) -> None:
+    odd = "a 'b' \"c\" \\ #d: e"
+    wanted: dict[str, Any] = {"url": odd, "embed_url": odd, "models": {"embed": odd}}
+    assert yaml.safe_load(merge(before, wanted, "index.yml"))["remote"] == wanted
+
+
 def test_what_is_there_is_read(tmp_path: Path) -> None:
     path = tmp_path / "index.yml"
     path.write_text(OLD)
