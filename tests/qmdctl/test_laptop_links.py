@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qmdctl.laptop import dial
+from qmdctl.laptop import dial, links
 from qmdctl.laptop.clients import default_models
 from qmdctl.laptop.links import Proof, addresses_of_nodes, closed, prove
 from qmdctl.laptop.models import served_models
@@ -288,6 +288,14 @@ def test_open_ports_are_a_broken_link(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "on the GPU box" in caught.value.fix
     assert "are closed" in closed(["127.0.0.1"], "embed")
     assert dial.open_ports([], [1]) == []
+
+
+def test_a_port_that_cannot_be_asked_is_not_called_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(dial.Untried, match=r"127\.0\.0\.999: "):
+        dial.open_ports(["127.0.0.1", "127.0.0.999"], [free_port()])
+    monkeypatch.setattr(dial, "open_ports", lambda addresses, ports: (_ for _ in ()).throw(dial.Untried("::7: Network is unreachable")))
+    link = links._try("embed", "closed ports", lambda: closed(["::7"], "embed"))
+    assert (link.ok, link.detail) == (None, "not tried: ::7: Network is unreachable")
 
 
 def test_ports_of_the_nodes_behind_a_service_are_looked_at_too() -> None:
