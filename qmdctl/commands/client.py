@@ -58,6 +58,8 @@ def client(
     here = found_project(call)
     box = names_of_box(here.settings) if here.settings is not None and not (embed_url and generate_url) else {}
     names = choose_names(embed_url, generate_url, here.hostnames, box=box)
+    if write and names.twins:
+        refuse_twins(names)
     models = served_models(names, default_models(), here.settings, key)
     # QMD_API_KEY is qmdctl's own: it is there, so the server's key is known to be wanted.
     variable = variable or (KEY_VARIABLE if models.key_wanted or key else "")
@@ -81,6 +83,18 @@ def client(
         terminal.result(text, {**data, "text": text})
         return
     merge_into_file(terminal, wanted_block(chosen, names, models, variable, there), names, models, there, notes, data, yes)
+
+
+def refuse_twins(names: Names) -> None:
+    """ConfigurationError: a name with a number behind it is printed, but stays in a file only where its owner says that it is meant."""
+    from qmdctl.errors import ConfigurationError
+    from qmdctl.laptop.names import OPTIONS
+
+    urls = {"embed": names.embed, "vllm": names.generation}
+    raise ConfigurationError(
+        " ".join(names.notes) or "The names that were found have a number behind them.",
+        f"if they are meant: qmdctl client --write {' '.join(f'{OPTIONS[service]} {urls[service]}' for service in names.twins)}",
+    )
 
 
 def merge_into_file(
@@ -111,9 +125,18 @@ def merge_into_file(
     backup = index_yml.write(change, datetime.now())
     kept = f" The old file: {backup}." if backup else ""
     terminal.result(
-        f"Written: {path}.{kept} Next: qmdctl test",
+        f"Written: {path}.{kept} Next: {_next(names)}",
         {**data, "file": str(path), "changed": True, "backup": str(backup) if backup else None},
     )
+
+
+def _next(names: Names) -> str:
+    """The test of the same addresses: those that were given are given again."""
+    from qmdctl.laptop.names import OPTIONS
+
+    urls = {"embed": names.embed, "vllm": names.generation}
+    given = [f" {OPTIONS[service]} {url}" for service, url in urls.items() if names.origins.get(service) == "given"]
+    return "qmdctl test" + "".join(given)
 
 
 def wanted_block(chosen: Client, names: Names, models: Models, variable: str, there: dict[str, Any]) -> dict[str, Any]:

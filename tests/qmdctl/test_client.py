@@ -216,6 +216,16 @@ def test_write_shows_the_difference_asks_and_keeps_the_rest(qmdctl: Run, tmp_pat
     assert yaml.safe_load(path.read_text())["remote"]["other"] == 1
 
 
+def test_write_wants_a_name_with_a_number_to_be_given(qmdctl: Run, tmp_path: Path, stack: FakeStack) -> None:
+    path = fake_tailscale(tmp_path / "bin", status({**EMBED, "DNSName": f"qmd-embed-1.{SUFFIX}."}, VLLM))
+    done = qmdctl("client", "--write", "--yes", PATH=path, QMD_CONFIG_DIR=str(tmp_path))
+    assert done.returncode == 2
+    assert f"--embed-url https://qmd-embed-1.{SUFFIX}" in done.stderr
+    assert not (tmp_path / "index.yml").exists()
+    done = qmdctl("client", "--write", "--yes", "--embed-url", stack.url, QMD_CONFIG_DIR=str(tmp_path))
+    assert done.stdout.endswith(f"Next: qmdctl test --embed-url {stack.url}\n")
+
+
 def test_write_with_one_address_leaves_no_other_in_force(qmdctl: Run, tmp_path: Path, stack: FakeStack) -> None:
     (tmp_path / "qmd").mkdir()
     path = tmp_path / "qmd" / "index.yml"

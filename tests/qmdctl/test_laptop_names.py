@@ -59,6 +59,29 @@ def test_a_node_registered_twice() -> None:
     assert "rename" in alone.note
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "used"),
+    [
+        ({}, {"UserID": 2}, "qmd-embed"),
+        ({"UserID": 0}, {"UserID": 0}, "qmd-embed"),
+        ({"Tags": ["tag:qmd"]}, {}, "qmd-embed"),
+        ({"Tags": ["tag:qmd"]}, {"Tags": ["tag:other"]}, "qmd-embed"),
+        ({"Tags": ["tag:qmd"], "UserID": 1}, {"Tags": ["tag:qmd"], "UserID": 2}, "qmd-embed-1"),
+    ],
+)
+def test_a_number_behind_the_name_is_believed_of_the_same_owner_alone(old: dict[str, Any], new: dict[str, Any], used: str) -> None:
+    offline = node("qmd-embed", "100.64.0.1", online=False, **old)
+    found = find_name(tailnet(offline, node("qmd-embed-1", "100.64.0.4", **new)), "qmd-embed", nothing)
+    assert found.name == f"{used}.{SUFFIX}"
+    assert found.twin == (used != "qmd-embed") == ("another owner" not in found.note)
+
+
+def test_another_tailnets_node_is_told_of() -> None:
+    shared = node("qmd-embed", "100.64.0.5", DNSName="qmd-embed.other.ts.net.")
+    names = choose_names(None, None, look=lambda: tailnet(shared, VLLM), resolve=nothing)
+    assert ["qmd-embed.other.ts.net is of another tailnet" in note for note in names.notes] == [True]
+
+
 def test_a_node_that_is_offline_is_named_and_said_to_be() -> None:
     found = find_name(tailnet(node("qmd-embed", "100.64.0.1", online=False)), "qmd-embed", nothing)
     assert found.name == f"qmd-embed.{SUFFIX}"

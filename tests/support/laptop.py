@@ -225,6 +225,7 @@ def node(label: str, address: str, *, online: bool = True, **more: Any) -> dict[
         "CurAddr": "",
         "Relay": "fra",
         "PeerRelay": "",
+        "UserID": 1,
         **more,
     }
 
