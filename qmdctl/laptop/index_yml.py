@@ -22,7 +22,11 @@ from qmdctl.errors import ConfigurationError
 
 FILE = "index.yml"
 BOM = "\ufeff"
-KEY_IN_CLEAR = re.compile(r"""(\bapi_key["']?\s*:\s*)(?!["']?\$\{)(?:"[^"]*"|'[^']*'|[^\s,}#]+)""")
+# Behind the colon may stand a tag, an anchor, or the sign of a text that begins on the next line.
+KEY_IN_CLEAR = re.compile(
+    r"""(\bapi_key["']?\s*:\s*(?:[!&]\S*\s+)*(?:[|>][^\n]*\n\s*)?)(?![!&|>])(?!["']?\$\{)(?:"(?:\\.|[^"\\])*"|'[^']*'|[^\s,}#]+)"""
+)
+USER_INFO = re.compile(r"""(\b[A-Za-z][A-Za-z0-9+.-]*://)[^\s/"']*@""")
 WORDS = ("true", "false", "yes", "no", "on", "off", "null")  # no texts where they stand bare
 NULL = "tag:yaml.org,2002:null"
 
@@ -60,7 +64,7 @@ def index_path(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def redacted(text: str) -> str:
-    return KEY_IN_CLEAR.sub(r"\1…", text)
+    return USER_INFO.sub(r"\1…@", KEY_IN_CLEAR.sub(r"\1…", text))
 
 
 def propose(path: Path, wanted: Wanted) -> Change:
@@ -209,9 +213,8 @@ def _edits(text: str, root: Any, wanted: Wanted, name: str) -> list[tuple[int, i
     key, node = pairs["remote"]
     if _is_mapping(node):
         return _of_mapping(text, key, node, wanted, newline, name)
-    if node.tag == NULL and node.value == "" and not root.flow_style:
-        start = _line_end(text, key.end_mark.index)
-        return [(start, start, _fresh(text, start, newline) + "".join(_lines(wanted, key.start_mark.column + 2, newline)))]
+    if node.tag == NULL:
+        return _of_null(text, key, node, wanted, newline, root.flow_style)
     line = key.start_mark.line + 1
     raise ConfigurationError(f"{name}, line {line}: remote is not a mapping of keys", "make it one; nothing was written")
 
@@ -235,6 +238,8 @@ def _of_mapping(text: str, owner: Any, node: Any, wanted: Wanted, newline: str, 
                     place = _line_end(text, key_node.end_mark.index)
             elif _is_mapping(value_node):
                 edits += _of_mapping(text, key_node, value_node, value, newline, name)
+            elif value_node.tag == NULL:
+                edits += _of_null(text, key_node, value_node, value, newline, node.flow_style)
             else:
                 line = key_node.start_mark.line + 1
                 raise ConfigurationError(f"{name}, line {line}: {key} is not a mapping of keys", "make it one; nothing was written")
@@ -255,6 +260,19 @@ def _of_mapping(text: str, owner: Any, node: Any, wanted: Wanted, newline: str, 
             new = ", " + ", ".join(texts)
         edits.append((at, at, new))
     return edits
+
+
+def _of_null(text: str, key: Any, node: Any, wanted: Wanted, newline: str, flow: bool) -> list[tuple[int, int, str]]:
+    """The edits that put a mapping where nothing, `~` or `null` stands."""
+    start = text.index(":", key.end_mark.index) + 1
+    end = node.end_mark.index if node.value else start
+    if text[start:end].strip() != node.value:
+        raise _Unfit  # an alias, an anchor, a comment in between
+    if flow:
+        return [(start, end, f" {{{', '.join(_flow(*pair) for pair in wanted.items())}}}")]
+    at = _line_end(text, end)
+    lines = _fresh(text, at, newline) + "".join(_lines(wanted, key.start_mark.column + 2, newline))
+    return [(start, end, ""), (at, at, lines)] if end < at else [(start, end, lines)]
 
 
 def _of_scalar(text: str, key: Any, node: Any, value: str) -> list[tuple[int, int, str]]:
