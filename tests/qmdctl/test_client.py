@@ -274,6 +274,16 @@ def test_usage_errors(qmdctl: Run, tmp_path: Path) -> None:
     assert check_variable("QMD_KEY") == "QMD_KEY"
 
 
+@pytest.mark.parametrize("arguments", [["test", "--timeout", "soon"], ["client", "--nothing"], ["tset"], ["client", "--for"]])
+def test_what_typer_refuses_is_json_too(qmdctl: Run, arguments: list[str]) -> None:
+    done = qmdctl(arguments[0], "--json", *arguments[1:])
+    error = json.loads(done.stdout)
+    assert done.returncode == error["exit_code"] == 2
+    assert error["error"] and error["fix"].startswith("qmdctl") and error["fix"].endswith("--help")
+    assert done.stderr
+    assert qmdctl(*arguments).stdout == ""
+
+
 def test_a_server_that_wants_a_key_gets_a_reference(qmdctl: Run) -> None:
     with FakeStack(key="sesame") as stack:
         answer = json.loads(qmdctl("client", "--embed-url", stack.url, "--json").stdout)
