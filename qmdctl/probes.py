@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from qmdctl.exchange import exchange
 from qmdctl.terminal import human_seconds
 
 QUERY = "How do I water a cactus?"
@@ -22,6 +22,7 @@ PLAIN: Mapping[str, Mapping[str, Any]] = {  # what is sent where nobody's own fo
     "completion": {"prompt": PROMPT, "max_tokens": 8, "temperature": 0},
     "chat": {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 16, "temperature": 0},
 }
+LARGEST = 1e100  # of a vector's numbers; what is beyond, not a number included, cannot be squared
 UNIT_TOLERANCE = 1e-2  # of a vector's length; rounding to bfloat16 gives about 4e-3
 
 
@@ -117,7 +118,7 @@ class Probe:
         body = self._post("/v1/embeddings", self.bodies["embedding"])
         vectors = [json_path(body, "data", i, "embedding") for i in range(count)]
         for vector in vectors:
-            if not isinstance(vector, list) or not vector or not all(isinstance(x, int | float) and math.isfinite(x) for x in vector):
+            if not isinstance(vector, list) or not vector or not all(isinstance(x, int | float) and abs(x) < LARGEST for x in vector):
                 raise Broken("the embedding has no numbers, or some that are not finite", self.fix(f"qmdctl restart {self.service}"))
             length = math.sqrt(sum(x * x for x in vector))
             if abs(length - 1) > UNIT_TOLERANCE:
@@ -131,12 +132,13 @@ class Probe:
         """Two scores, in [0, 1]; with `fitting_first` that of the fitting document is the higher one."""
         body = self._post("/v1/rerank", self.bodies["rerank"])
         results = body.get("results")
-        scores = {}
+        scores: dict[int | str, float] = {}
         for one in results if isinstance(results, list) else []:
             score = json_path(one, "relevance_score")
             if not isinstance(score, int | float) or not 0 <= score <= 1:
                 raise Broken(f"the rerank's score {score!r} is not in [0, 1]", self.fix(f"qmdctl restart {self.service}"))
-            scores[one.get("index")] = score
+            index = json_path(one, "index")
+            scores[index if isinstance(index, int) else repr(index)] = score
         if sorted(scores, key=str) != [0, 1]:
             raise Broken(f"the rerank answered documents {sorted(scores, key=str)} of 2", self.fix(f"qmdctl restart {self.service}"))
         told = f"scores {scores[0]:.3f} (fitting) and {scores[1]:.3f} (not fitting)"
@@ -194,7 +196,7 @@ class Probe:
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         try:
-            return self.client.request(method, self.url + path, json=body, headers=headers, timeout=self.timeout_seconds)
+            return exchange(self.client, method, self.url + path, self.timeout_seconds, json=body, headers=headers)
         except httpx.TimeoutException:
             raise Broken(self._silent(path), self.fix(f"qmdctl restart {self.service}")) from None
         except httpx.HTTPError as error:
@@ -212,7 +214,7 @@ class Probe:
     def _waiting(self) -> str:
         """vLLM's own count of waiting requests, where it tells it."""
         try:
-            text = self.client.get(f"{self.url}/metrics", timeout=2).text
+            text = exchange(self.client, "GET", f"{self.url}/metrics", 2).text
         except httpx.HTTPError:
             return ""
         counts = [line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith("vllm:num_requests_waiting{")]
@@ -231,7 +233,7 @@ def state_of(answer: httpx.Response) -> str:
 def json_or_none(answer: httpx.Response) -> Any:
     try:
         return answer.json()
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         return None
 
 

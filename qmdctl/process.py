@@ -47,7 +47,7 @@ def run(
 ) -> Completed:
     """Run `command` to its end; its output is kept (`capture`) or goes to our stderr. `environment` is added to our own.
 
-    Raises ProcessError when it fails and `check` is set or when it ran past `timeout_seconds`, MissingError when there is no such program.
+    Raises ProcessError when it fails and `check` is set or when it ran past `timeout_seconds`, MissingError where it cannot be run.
     """
     full = {**os.environ, **environment} if environment else None
     try:
@@ -64,7 +64,7 @@ def run(
             timeout=timeout_seconds,
             check=False,
         )
-    except (FileNotFoundError, PermissionError) as error:
+    except OSError as error:  # not there, not ours to run, or no program
         raise MissingError(f"{command[0]} cannot be run: {error.strerror}", f"install {command[0]}, or put it on PATH") from None
     except subprocess.TimeoutExpired:
         raise ProcessError(Completed(tuple(command), 124, "", f"no answer within {timeout_seconds:g} s")) from None
@@ -89,10 +89,10 @@ def stream(command: Sequence[str], *, cwd: Path | None = None, environment: Mapp
 
 @contextmanager
 def talk(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that is spoken to over its three pipes; it ends with the block. MissingError when there is no such program."""
+    """A program that is spoken to over its three pipes; it ends with the block. MissingError where it cannot be run."""
     try:
         program = subprocess.Popen(list(command), bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    except (FileNotFoundError, PermissionError) as error:
+    except OSError as error:  # not there, not ours to run, or no program
         raise MissingError(f"{command[0]} cannot be run: {error.strerror}", f"install {command[0]}, or put it on PATH") from None
     with program:
         try:

@@ -38,6 +38,7 @@ def client(
     The names are those given, those of the sidecars of a stack that is here, or those that tailscale finds; the models are those served.
     """
     from qmdctl.errors import ConfigurationError
+    from qmdctl.laptop import index_yml
     from qmdctl.laptop.box import names_of_box
     from qmdctl.laptop.clients import check_variable, default_models, find_client
     from qmdctl.laptop.key import read_key
@@ -57,9 +58,14 @@ def client(
     here = found_project(call)
     box = names_of_box(here.settings) if here.settings is not None and not (embed_url and generate_url) else {}
     names = choose_names(embed_url, generate_url, here.hostnames, box=box)
+    if write and names.twins:
+        refuse_twins(names)
     models = served_models(names, default_models(), here.settings, key)
     # QMD_API_KEY is qmdctl's own: it is there, so the server's key is known to be wanted.
     variable = variable or (KEY_VARIABLE if models.key_wanted or key else "")
+    there = index_yml.remote_of(index_yml.index_path()) if write else {}
+    if there.get("api_key") and not key_env:
+        variable = ""  # what the file has stays
     notes = [*([here.problem] if here.problem else []), *names.notes, *_notes(chosen, names, models, variable, key_env)]
     data = {
         "client": name,
@@ -76,20 +82,38 @@ def client(
             terminal.note(f"# {note}", "dim")
         terminal.result(text, {**data, "text": text})
         return
-    merge_into_file(terminal, chosen, names, models, variable, notes, data, yes)
+    merge_into_file(terminal, wanted_block(chosen, names, models, variable, there), names, models, there, notes, data, yes)
+
+
+def refuse_twins(names: Names) -> None:
+    """ConfigurationError: a name with a number behind it is printed, but stays in a file only where its owner says that it is meant."""
+    from qmdctl.errors import ConfigurationError
+    from qmdctl.laptop.names import OPTIONS
+
+    urls = {"embed": names.embed, "vllm": names.generation}
+    raise ConfigurationError(
+        " ".join(names.notes) or "The names that were found have a number behind them.",
+        f"if they are meant: qmdctl client --write {' '.join(f'{OPTIONS[service]} {urls[service]}' for service in names.twins)}",
+    )
 
 
 def merge_into_file(
-    terminal: Terminal, chosen: Client, names: Names, models: Models, variable: str, notes: list[str], data: dict[str, Any], yes: bool
+    terminal: Terminal,
+    wanted: dict[str, Any],
+    names: Names,
+    models: Models,
+    there: dict[str, Any],
+    notes: list[str],
+    data: dict[str, Any],
+    yes: bool,
 ) -> None:
-    """Show the difference, have it agreed to, write. InterruptedByUser for no."""
+    """Show the difference to what is `there`, have it agreed to, write. InterruptedByUser for no."""
     from datetime import datetime
 
     from qmdctl.laptop import index_yml
 
     path = index_yml.index_path()
-    there = index_yml.remote_of(path)
-    change = index_yml.propose(path, wanted_block(chosen, names, models, variable, there))
+    change = index_yml.propose(path, wanted)
     notes += _warnings(there, models, names)
     for note in notes:
         terminal.note(f"# {note}", "dim")
@@ -101,13 +125,22 @@ def merge_into_file(
     backup = index_yml.write(change, datetime.now())
     kept = f" The old file: {backup}." if backup else ""
     terminal.result(
-        f"Written: {path}.{kept} Next: qmdctl test",
+        f"Written: {path}.{kept} Next: {_next(names)}",
         {**data, "file": str(path), "changed": True, "backup": str(backup) if backup else None},
     )
 
 
+def _next(names: Names) -> str:
+    """The test of the same addresses: those that were given are given again."""
+    from qmdctl.laptop.names import OPTIONS
+
+    urls = {"embed": names.embed, "vllm": names.generation}
+    given = [f" {OPTIONS[service]} {url}" for service, url in urls.items() if names.origins.get(service) == "given"]
+    return "qmdctl test" + "".join(given)
+
+
 def wanted_block(chosen: Client, names: Names, models: Models, variable: str, there: dict[str, Any]) -> dict[str, Any]:
-    """What comes below `remote:`. A key's reference that is there already stays unless another is asked for."""
+    """What comes below `remote:`."""
     import yaml
 
     wanted: dict[str, Any] = yaml.safe_load(chosen.render(names, models, variable))["remote"]

@@ -28,7 +28,7 @@ def test(
         Path | None,
         typer.Option(metavar="FILE", help="File with an API key; or set QMD_API_KEY. No option takes the key itself: `ps` would show it."),
     ] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="For one request.")] = 30.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, max=600, help="For one request.")] = 30.0,
     json_output: JsonOption = False,
 ) -> None:
     """Prove the way from this laptop to the stack.
@@ -36,6 +36,7 @@ def test(
     Name, port, certificate, health, an embedding, a rerank, a completion, a chat, closed ports, the path. Needs no project and no Docker.
     Exit status 1 when a link is broken; the first is named.
     """
+    from qmdctl.errors import ConfigurationError
     from qmdctl.laptop.key import read_key
     from qmdctl.laptop.links import prove
     from qmdctl.laptop.names import choose_names
@@ -45,6 +46,8 @@ def test(
 
     call = invocation(context)
     terminal = call.output(json_output)
+    if timeout != timeout:  # nan is neither below nor above a limit
+        raise ConfigurationError("--timeout takes seconds, from 0.1 to 600", "--timeout 30")
     key = read_key(key_file)
     here = found_project(call)
     names = choose_names(embed_url, generate_url, here.hostnames)

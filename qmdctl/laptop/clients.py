@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from qmdctl.errors import ConfigurationError
+from qmdctl.laptop.index_yml import quoted_yaml
 from qmdctl.laptop.models import Models
 from qmdctl.laptop.names import Names
 
@@ -32,6 +34,7 @@ class Client:
     def render(self, names: Names, models: Models, variable: str = "") -> str:
         """Its configuration, ending in a line feed. `variable` is the environment variable that holds the key; empty: no key."""
         template = self.one_url if self.one_url and not names.generate else self.template
+        quoted = quoted_yaml if self.format == "yaml" else shlex.quote
         values = {
             "embed": names.embed,
             "generate": names.generation,
@@ -41,7 +44,10 @@ class Client:
             "key": f'"${variable}"' if variable else "any",
             "variable": variable,
         }
-        return PLACEHOLDER.sub(lambda found: values[found[1]], template + (self.key if variable else ""))
+        plain = ("key", "variable")  # the shell's and the client's own forms
+        return PLACEHOLDER.sub(
+            lambda found: values[found[1]] if found[1] in plain else quoted(values[found[1]]), template + (self.key if variable else "")
+        )
 
 
 @cache

@@ -30,6 +30,10 @@ class Silent(Broken):
     """A port that neither took nor refused the connection."""
 
 
+class Untried(Exception):
+    """Something that could not be asked, which says nothing of the other side."""
+
+
 def lookup(name: str, seconds: float = RESOLVE_SECONDS) -> list[str]:
     """A name's addresses by this machine's resolver, IPv4 first; none where it has none. Broken when nothing answers in time."""
     answers: Queue[list[str]] = Queue()
@@ -71,18 +75,28 @@ def connect(host: str, port: int, fix: str, seconds: float = CONNECT_SECONDS) ->
 
 
 def open_ports(addresses: Iterable[str], ports: Iterable[int], seconds: float = CLOSED_SECONDS) -> list[str]:
-    """Those `address:port` that accept a connection; all are tried at once."""
+    """Those `address:port` that accept a connection; all are tried at once.
+
+    Untried where none does and one could not be asked: no route, no socket left.
+    """
+    failures: list[str] = []
 
     def accepts(target: tuple[str, int]) -> bool:
         try:
             socket.create_connection(target, seconds).close()
-        except OSError:
+        except (ConnectionRefusedError, TimeoutError):
+            return False
+        except OSError as error:
+            failures.append(f"{target[0]}: {error.strerror or error}")
             return False
         return True
 
     targets = [(address, port) for address in addresses for port in ports]
     with concurrent.futures.ThreadPoolExecutor(max(1, len(targets))) as pool:
-        return [f"{address}:{port}" for (address, port), is_open in zip(targets, pool.map(accepts, targets), strict=True) if is_open]
+        found = [f"{address}:{port}" for (address, port), is_open in zip(targets, pool.map(accepts, targets), strict=True) if is_open]
+    if failures and not found:
+        raise Untried("; ".join(sorted(set(failures))))
+    return found
 
 
 def trust(environment: Mapping[str, str] = os.environ) -> ssl.SSLContext:

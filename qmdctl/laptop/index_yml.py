@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import os
 import re
 import tempfile
@@ -21,7 +22,12 @@ from qmdctl.errors import ConfigurationError
 
 FILE = "index.yml"
 BOM = "\ufeff"
-KEY_IN_CLEAR = re.compile(r"""(\bapi_key["']?\s*:\s*)(?!["']?\$\{)(?:"[^"]*"|'[^']*'|[^\s,}#]+)""")
+# Behind the colon may stand a tag, an anchor, or the sign of a text that begins on the next line.
+KEY_IN_CLEAR = re.compile(
+    r"""(\bapi_key["']?\s*:\s*(?:[!&]\S*\s+)*(?:[|>][^\n]*\n\s*)?)(?![!&|>])(?!["']?\$\{)(?:"(?:\\.|[^"\\])*"|'[^']*'|[^\s,}#]+)"""
+)
+USER_INFO = re.compile(r"""(\b[A-Za-z][A-Za-z0-9+.-]*://)[^\s/"']*@""")
+WORDS = ("true", "false", "yes", "no", "on", "off", "null")  # no texts where they stand bare
 NULL = "tag:yaml.org,2002:null"
 
 Wanted = Mapping[str, "str | Mapping[str, str]"]
@@ -58,7 +64,7 @@ def index_path(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def redacted(text: str) -> str:
-    return KEY_IN_CLEAR.sub(r"\1…", text)
+    return USER_INFO.sub(r"\1…@", KEY_IN_CLEAR.sub(r"\1…", text))
 
 
 def propose(path: Path, wanted: Wanted) -> Change:
@@ -84,7 +90,7 @@ def remote_of(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}", "see to the file, or add the block by hand: qmdctl client") from None
     remote = _pairs(root, str(path)).get("remote") if root is not None else None
-    if remote is None or not isinstance(remote[1].value, list):
+    if remote is None or not _is_mapping(remote[1]):
         return {}
     found: dict[str, Any] = {}
     for key, (_, node) in _pairs(remote[1], str(path)).items():
@@ -125,19 +131,20 @@ def write(change: Change, now: datetime) -> Path | None:
                 raise ConfigurationError(f"{change.path} was changed meanwhile; nothing was written", "run the command again")
             status = target.stat()
             backup = _backup(change, now, status.st_mode & 0o777)
-        with tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=".index-", delete=False) as new:
-            try:
-                new.write(change.after.encode())
-                new.flush()
-                os.fsync(new.fileno())
-                os.chmod(new.name, status.st_mode & 0o7777 if status else 0o644)
-                if status and hasattr(os, "chown") and (status.st_uid, status.st_gid) != (os.getuid(), os.getgid()):
-                    with contextlib.suppress(PermissionError):
-                        os.chown(new.name, status.st_uid, status.st_gid)
-                os.replace(new.name, target)
-            except BaseException:
-                os.unlink(new.name)
-                raise
+        handle, new = tempfile.mkstemp(dir=target.parent, prefix=".index-")
+        try:
+            with os.fdopen(handle, "wb") as out:  # closed before it is moved: Windows moves no open file
+                out.write(change.after.encode())
+                out.flush()
+                os.fsync(out.fileno())
+            os.chmod(new, status.st_mode & 0o7777 if status else 0o644)
+            if status and hasattr(os, "chown") and (status.st_uid, status.st_gid) != (os.getuid(), os.getgid()):
+                with contextlib.suppress(PermissionError):
+                    os.chown(new, status.st_uid, status.st_gid)
+            os.replace(new, target)
+        except BaseException:
+            os.unlink(new)
+            raise
     except OSError as error:
         raise ConfigurationError(
             f"{change.path} cannot be written: {error.strerror or error}", "see to the folder's owner and space; nothing was changed"
@@ -206,9 +213,8 @@ def _edits(text: str, root: Any, wanted: Wanted, name: str) -> list[tuple[int, i
     key, node = pairs["remote"]
     if _is_mapping(node):
         return _of_mapping(text, key, node, wanted, newline, name)
-    if node.tag == NULL and node.value == "" and not root.flow_style:
-        start = _line_end(text, key.end_mark.index)
-        return [(start, start, _fresh(text, start, newline) + "".join(_lines(wanted, key.start_mark.column + 2, newline)))]
+    if node.tag == NULL:
+        return _of_null(text, key, node, wanted, newline, root.flow_style)
     line = key.start_mark.line + 1
     raise ConfigurationError(f"{name}, line {line}: remote is not a mapping of keys", "make it one; nothing was written")
 
@@ -232,6 +238,8 @@ def _of_mapping(text: str, owner: Any, node: Any, wanted: Wanted, newline: str, 
                     place = _line_end(text, key_node.end_mark.index)
             elif _is_mapping(value_node):
                 edits += _of_mapping(text, key_node, value_node, value, newline, name)
+            elif value_node.tag == NULL:
+                edits += _of_null(text, key_node, value_node, value, newline, node.flow_style)
             else:
                 line = key_node.start_mark.line + 1
                 raise ConfigurationError(f"{name}, line {line}: {key} is not a mapping of keys", "make it one; nothing was written")
@@ -254,6 +262,19 @@ def _of_mapping(text: str, owner: Any, node: Any, wanted: Wanted, newline: str, 
     return edits
 
 
+def _of_null(text: str, key: Any, node: Any, wanted: Wanted, newline: str, flow: bool) -> list[tuple[int, int, str]]:
+    """The edits that put a mapping where nothing, `~` or `null` stands."""
+    start = text.index(":", key.end_mark.index) + 1
+    end = node.end_mark.index if node.value else start
+    if text[start:end].strip() != node.value:
+        raise _Unfit  # an alias, an anchor, a comment in between
+    if flow:
+        return [(start, end, f" {{{', '.join(_flow(*pair) for pair in wanted.items())}}}")]
+    at = _line_end(text, end)
+    lines = _fresh(text, at, newline) + "".join(_lines(wanted, key.start_mark.column + 2, newline))
+    return [(start, end, ""), (at, at, lines)] if end < at else [(start, end, lines)]
+
+
 def _of_scalar(text: str, key: Any, node: Any, value: str) -> list[tuple[int, int, str]]:
     """The edit that gives a key its new value in the quotes that the old one had."""
     if str(node.id) != "scalar" or node.style in ("|", ">"):
@@ -265,7 +286,8 @@ def _of_scalar(text: str, key: Any, node: Any, value: str) -> list[tuple[int, in
         start = end = text.index(":", key.end_mark.index) + 1
     if start < key.end_mark.index or text[start : start + 1] in ("&", "*"):
         raise _Unfit
-    quoted = f"'{value}'" if node.style == "'" else f'"{value}"' if node.style == '"' else _scalar(value)
+    single = "'" + value.replace("'", "''") + "'"
+    quoted = single if node.style == "'" else _double(value) if node.style == '"' else quoted_yaml(value)
     return [(start, end, (" " if start == end else "") + quoted)]
 
 
@@ -273,19 +295,24 @@ def _lines(wanted: Wanted, column: int, newline: str) -> list[str]:
     lines = []
     for key, value in wanted.items():
         if isinstance(value, str):
-            lines.append(f"{' ' * column}{key}: {_scalar(value)}{newline}")
+            lines.append(f"{' ' * column}{key}: {quoted_yaml(value)}{newline}")
         else:
             lines += [f"{' ' * column}{key}:{newline}", *_lines(value, column + 2, newline)]
     return lines
 
 
 def _flow(key: str, value: str | Mapping[str, str]) -> str:
-    return f'{key}: "{value}"' if isinstance(value, str) else f"{key}: {{{', '.join(_flow(*pair) for pair in value.items())}}}"
+    return f"{key}: {_double(value)}" if isinstance(value, str) else f"{key}: {{{', '.join(_flow(*pair) for pair in value.items())}}}"
 
 
-def _scalar(value: str) -> str:
+def quoted_yaml(value: str) -> str:
     """Plain where that is safe in a block: addresses and model names are, a reference to the environment is quoted."""
-    return value if re.fullmatch(r"[A-Za-z][\w./:@-]*[\w/]", value) else f'"{value}"'
+    plain = re.fullmatch(r"[A-Za-z][\w./:@-]*[\w/]", value) and value.lower() not in WORDS
+    return value if plain else _double(value)
+
+
+def _double(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)  # YAML knows every escape of JSON's
 
 
 def _is_empty(node: Any) -> bool:

@@ -120,7 +120,10 @@ def _try(service: str, name: str, action: Callable[[], str | tuple[str, str]]) -
         detail, hint = (seen, "") if isinstance(seen, str) else seen
         return detail
 
-    link = try_link(service, name, told)
+    try:
+        link = try_link(service, name, told)
+    except dial.Untried as error:
+        return Link(service, name, detail=f"not tried: {error}")
     link.fix = link.fix or hint
     return link
 

@@ -43,10 +43,10 @@ def served_models(names: Names, defaults: Models, settings: Settings | None = No
             found[role] = (settings[key_set], f"the project's {key_set}")
     headers = {"authorization": f"Bearer {key or 'any'}"}
     secure = names.embed.startswith("https://") or names.generation.startswith("https://")
-    with httpx.Client(trust_env=False, verify=trust() if secure else False, headers=headers, timeout=SECONDS) as client:
+    with httpx.Client(trust_env=False, verify=trust() if secure else False, headers=headers) as client:
         told = _get(client, f"{names.embed}/health").get("models")
         for role in ("embed", "rerank"):
-            if isinstance(told, dict) and isinstance(told.get(role), str):
+            if isinstance(told, dict) and _is_name(told.get(role)):
                 found[role] = (told[role], "served")
         generate, wanted = _generating(client, names, (found["embed"][0], found["rerank"][0]))
     if generate:
@@ -61,19 +61,27 @@ def _generating(client: httpx.Client, names: Names, others: tuple[str, ...]) -> 
     vLLM lists its model first, then aliases. The embed service, where it forwards generation, lists after its `others` what it forwards to.
     """
     listed = _get(client, f"{names.generation}/v1/models")
-    entries = [one for one in listed.get("data") or () if isinstance(one, dict) and isinstance(one.get("id"), str)]
+    data = listed.get("data")
+    entries = [one for one in (data if isinstance(data, list) else []) if isinstance(one, dict) and _is_name(one.get("id"))]
     if any(one["id"] in others for one in entries):
         entries = [one for one in entries if one.get("root") == one["id"] and one["id"] not in others]
     return (entries[0]["id"] if entries else ""), listed.get("status") == 401
+
+
+def _is_name(told: object) -> bool:
+    """Whether a server told a name: one with a line feed or another control character is none."""
+    return isinstance(told, str) and bool(told) and told.isprintable()
 
 
 def _get(client: httpx.Client, url: str) -> dict[str, Any]:
     """The JSON object that is answered, also where it is an error; {"status": 401} for want of a key, empty where nothing fits."""
     import httpx
 
+    from qmdctl.exchange import exchange
+
     try:
-        answer = client.get(url)
+        answer = exchange(client, "GET", url, SECONDS)
         data = {"status": 401} if answer.status_code == 401 else answer.json()
-    except (httpx.HTTPError, ValueError):
+    except (httpx.HTTPError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

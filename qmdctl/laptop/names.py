@@ -33,6 +33,7 @@ class Names:
     generate: str = ""
     origins: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    twins: list[str] = field(default_factory=list)  # services whose address has a number behind the name that was looked for
 
     @property
     def generation(self) -> str:
@@ -54,6 +55,7 @@ class Found:
 
     name: str
     note: str = ""
+    twin: bool = False
 
 
 class NotFound(QmdError):
@@ -75,6 +77,7 @@ def choose_names(
     """
     given = {"embed": url_of(embed, OPTIONS["embed"]) if embed else "", "vllm": url_of(generate, OPTIONS["vllm"]) if generate else ""}
     urls, origins, notes = dict(given), {service: "given" for service in SERVICES if given[service]}, []
+    twins: list[str] = []
     for service, name in (box or {}).items():
         if not urls[service]:
             urls[service], origins[service] = f"https://{name}", "its sidecar here"
@@ -100,10 +103,13 @@ def choose_names(
                 continue
             urls[service], origins[service] = f"https://{found.name}", "found on the tailnet"
             notes += [found.note] if found.note else []
+            twins += [service] if found.twin else []
+            if not found.name.endswith("." + tailnet.suffix):
+                notes.append(f"{found.name} is of another tailnet than {tailnet.suffix}: it is shared into this one. Is it yours to use?")
     if not urls["vllm"]:
         origins["vllm"] = "the embed service's address"
         notes.append(f"Text generation goes through {urls['embed']} too (single-URL mode): {reason}.")
-    return Names(urls["embed"], urls["vllm"] if urls["vllm"] != urls["embed"] else "", origins, notes)
+    return Names(urls["embed"], urls["vllm"] if urls["vllm"] != urls["embed"] else "", origins, notes, twins)
 
 
 def find_name(tailnet: Tailnet, wanted: str, resolve: Resolve = lookup) -> Found:
@@ -118,6 +124,11 @@ def find_name(tailnet: Tailnet, wanted: str, resolve: Resolve = lookup) -> Found
     exact = [node for node in nodes if node.label == wanted]
     twins = [node for node in nodes if again.fullmatch(node.label)]
     alive = [node for node in twins if node.online]
+    if exact:
+        strangers = [node for node in alive if not node.same_owner(exact[0])]
+        alive = [node for node in alive if node not in strangers]
+        if strangers and not alive and not exact[0].online:
+            return Found(exact[0].name, f"{_of_exact(exact[0], [])} {strangers[0].name} is alive, but of another owner: it is not used.")
     if exact and (exact[0].online or not alive):
         return Found(exact[0].name, _of_exact(exact[0], alive))
     if exact:
@@ -125,13 +136,14 @@ def find_name(tailnet: Tailnet, wanted: str, resolve: Resolve = lookup) -> Found
             alive[0].name,
             f"{wanted} was registered twice: {exact[0].name} is offline{_since(exact[0])}, {alive[0].name} is alive and is used. "
             f"Remove the old machine at {MACHINES} and rename {alive[0].label} to {wanted} there; then every client's address holds again.",
+            twin=True,
         )
     service = f"{wanted}.{tailnet.suffix}"
     if tailnet.suffix and resolve(service):
         return Found(service, f"{service} is no node but resolves: a Tailscale Service.")
     if alive or twins:
         node = (alive or twins)[0]
-        return Found(node.name, f"There is no {wanted}, but {node.name}: rename it at {MACHINES} to have the plain name.")
+        return Found(node.name, f"There is no {wanted}, but {node.name}: rename it at {MACHINES} to have the plain name.", twin=True)
     renamed = [node for node in nodes if node.host_name == wanted]
     if renamed:
         return Found(renamed[0].name, f"The machine that calls itself {wanted} has the name {renamed[0].name} on the tailnet.")

@@ -46,6 +46,14 @@ class Node:
     relay: str
     peer_relay: str
     this_machine: bool = False
+    user: str = ""
+    tags: tuple[str, ...] = ()
+
+    def same_owner(self, other: Node) -> bool:
+        """Whether both have the same tags or, without any, the same user: a name alone is anybody's to take."""
+        if self.tags or other.tags:
+            return self.tags == other.tags
+        return bool(self.user) and self.user == other.user
 
     @property
     def label(self) -> str:
@@ -188,4 +196,6 @@ def _node(data: dict[str, Any], *, this_machine: bool = False) -> Node:
         relay=str(data.get("Relay") or ""),
         peer_relay=str(data.get("PeerRelay") or ""),
         this_machine=this_machine,
+        user=str(data.get("UserID") or ""),
+        tags=tuple(sorted(data.get("Tags") or ())),
     )

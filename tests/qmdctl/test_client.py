@@ -34,7 +34,7 @@ from tests.support.laptop import SUFFIX, Answer, Authority, FakeStack, fake_tail
 from tests.support.service import ROOT, ServiceProcess
 
 DOCS = (ROOT / "docs/clients.md").read_text()
-IN_DOCS = Names("https://qmd-embed.<tailnet>.ts.net", "https://qmd-vllm.<tailnet>.ts.net")
+IN_DOCS = Names("https://qmd-embed.TAILNET.ts.net", "https://qmd-vllm.TAILNET.ts.net")  # there <tailnet>, which a shell would want quoted
 CLIENTS = ["seed", "yudshj", "jawk", "unithejerk", "picassio", "qmdr", "lotl"]
 BLOCKS = re.findall(r"^```(yaml|sh)\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)
 
@@ -54,14 +54,39 @@ def test_the_table_has_the_clients_of_the_help(qmdctl: Run) -> None:
 @pytest.mark.parametrize("name", CLIENTS)
 def test_the_docs_show_what_is_printed(name: str) -> None:
     client = find_client(name)
-    printed = client.render(IN_DOCS, default_models())
+    printed = client.render(IN_DOCS, default_models()).replace("TAILNET", "<tailnet>")
     assert (client.format, printed) in BLOCKS
     assert f"qmdctl client --for {name}" in DOCS
     assert not re.search(r"@\w+@", printed)
 
 
 def test_the_docs_show_the_single_address_form_too() -> None:
-    assert ("yaml", find_client("seed").render(Names(IN_DOCS.embed), default_models())) in BLOCKS
+    printed = find_client("seed").render(Names(IN_DOCS.embed), default_models())
+    assert ("yaml", printed.replace("TAILNET", "<tailnet>")) in BLOCKS
+
+
+ODD = """a "b" 'c' $(echo x) `d` \\ #e: ${HOME}"""
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+@pytest.mark.parametrize("model", [ODD, "null", "@embed@", "- x"])
+def test_names_of_every_kind_come_out_as_they_are(name: str, model: str) -> None:
+    client = find_client(name)
+    text = client.render(Names("https://e.example"), Models(model, model, model))
+    if client.format == "yaml":
+        text = client.render(Names("https://e.example", "https://v.example"), Models(model, model, model))
+        assert set(yaml.safe_load(text)["remote"]["models"].values()) == {model}
+        return
+    done = subprocess.run(["sh", "-c", text + "env"], env={}, capture_output=True, text=True, check=True)
+    models = [line.split("=", 1)[1] for line in done.stdout.splitlines() if "_MODEL=" in line]
+    assert set(models) == ({model} if models else set())
+
+
+def test_a_served_name_with_control_characters_is_none() -> None:
+    bad = "a\nexport X=1"
+    wrong = {"/health": Answer(200, {"models": {"embed": bad, "rerank": "a\u001bb"}}), "/v1/models": Answer(200, {"data": [{"id": bad}]})}
+    with FakeStack(wrong=wrong) as stack:
+        assert set(served_models(Names(stack.url), default_models()).origins.values()) == {"default"}
 
 
 @pytest.mark.parametrize("name", CLIENTS)
@@ -96,6 +121,9 @@ def test_the_embed_services_list_tells_what_it_forwards_to() -> None:
     listed = {"data": [*own, {"id": "a/reranker", "root": "a/reranker"}, {"id": "b/writer", "root": "b/writer"}]}
     with FakeStack(wrong={"/v1/models": Answer(200, listed)}) as stack:
         assert served_models(Names(stack.url), default_models()).generate == "b/writer"
+    for data in (own, 7, True, {"id": "x"}):
+        with FakeStack(wrong={"/v1/models": Answer(200, {"data": data})}) as stack:
+            assert served_models(Names(stack.url), default_models()).origins["generate"] == "default"
     with FakeStack(wrong={"/v1/models": Answer(200, {"data": own})}) as stack:
         assert served_models(Names(stack.url), default_models()).origins["generate"] == "default"
 
@@ -188,6 +216,16 @@ def test_write_shows_the_difference_asks_and_keeps_the_rest(qmdctl: Run, tmp_pat
     assert yaml.safe_load(path.read_text())["remote"]["other"] == 1
 
 
+def test_write_wants_a_name_with_a_number_to_be_given(qmdctl: Run, tmp_path: Path, stack: FakeStack) -> None:
+    path = fake_tailscale(tmp_path / "bin", status({**EMBED, "DNSName": f"qmd-embed-1.{SUFFIX}."}, VLLM))
+    done = qmdctl("client", "--write", "--yes", PATH=path, QMD_CONFIG_DIR=str(tmp_path))
+    assert done.returncode == 2
+    assert f"--embed-url https://qmd-embed-1.{SUFFIX}" in done.stderr
+    assert not (tmp_path / "index.yml").exists()
+    done = qmdctl("client", "--write", "--yes", "--embed-url", stack.url, QMD_CONFIG_DIR=str(tmp_path))
+    assert done.stdout.endswith(f"Next: qmdctl test --embed-url {stack.url}\n")
+
+
 def test_write_with_one_address_leaves_no_other_in_force(qmdctl: Run, tmp_path: Path, stack: FakeStack) -> None:
     (tmp_path / "qmd").mkdir()
     path = tmp_path / "qmd" / "index.yml"
@@ -236,6 +274,16 @@ def test_usage_errors(qmdctl: Run, tmp_path: Path) -> None:
     assert check_variable("QMD_KEY") == "QMD_KEY"
 
 
+@pytest.mark.parametrize("arguments", [["test", "--timeout", "soon"], ["client", "--nothing"], ["tset"], ["client", "--for"]])
+def test_what_typer_refuses_is_json_too(qmdctl: Run, arguments: list[str]) -> None:
+    done = qmdctl(arguments[0], "--json", *arguments[1:])
+    error = json.loads(done.stdout)
+    assert done.returncode == error["exit_code"] == 2
+    assert error["error"] and error["fix"].startswith("qmdctl") and error["fix"].endswith("--help")
+    assert done.stderr
+    assert qmdctl(*arguments).stdout == ""
+
+
 def test_a_server_that_wants_a_key_gets_a_reference(qmdctl: Run) -> None:
     with FakeStack(key="sesame") as stack:
         answer = json.loads(qmdctl("client", "--embed-url", stack.url, "--json").stdout)
@@ -244,6 +292,22 @@ def test_a_server_that_wants_a_key_gets_a_reference(qmdctl: Run) -> None:
         answer = json.loads(qmdctl("client", "--embed-url", stack.url, "--json", QMD_API_KEY="sesame").stdout)
         assert answer["models"]["generate"] == {"name": "a/writer", "origin": "served"}
         assert 'api_key: "${QMD_KEY}"' in answer["text"] and "sesame" not in json.dumps(answer)
+
+
+def test_a_key_that_the_file_has_stays_unless_another_is_named(qmdctl: Run, tmp_path: Path) -> None:
+    path = tmp_path / "index.yml"
+    path.write_text('remote:\n  api_key: "${MY_KEY}"\n')
+    with FakeStack(key="sesame") as stack:
+        arguments = ["client", "--write", "--yes", "--json", "--embed-url", stack.url]
+        done = qmdctl(*arguments, QMD_CONFIG_DIR=str(tmp_path))
+        assert json.loads(done.stdout)["key_variable"] is None
+        remote = yaml.safe_load(path.read_text())["remote"]
+        assert (remote["api_key"], remote["url"]) == ("${MY_KEY}", stack.url)
+        qmdctl(*arguments, "--key-env", "OTHER", QMD_CONFIG_DIR=str(tmp_path))
+        assert yaml.safe_load(path.read_text())["remote"]["api_key"] == "${OTHER}"
+        path.write_text("remote:\n  api_key:\n")
+        qmdctl(*arguments, QMD_CONFIG_DIR=str(tmp_path))
+        assert yaml.safe_load(path.read_text())["remote"]["api_key"] == "${QMD_KEY}"
 
 
 def test_test_runs_without_anything_else(qmdctl: Run, tmp_path: Path) -> None:
@@ -272,6 +336,17 @@ def test_test_runs_without_anything_else(qmdctl: Run, tmp_path: Path) -> None:
     assert "→ qmdctl test --key-file FILE" in done.stdout
     assert "sesame" not in done.stdout + done.stderr
     assert not (tmp_path / "state").exists()
+
+
+def test_a_terminal_that_lacks_characters_gets_others(qmdctl: Run, stack: FakeStack) -> None:
+    done = qmdctl("test", "--embed-url", stack.url, PATH="/nowhere", PYTHONIOENCODING="ascii")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "0", "1e9"])
+def test_a_time_limit_is_a_number_of_seconds(qmdctl: Run, seconds: str) -> None:
+    done = qmdctl("test", "--embed-url", "http://127.0.0.1:9", "--timeout", seconds)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
 
 
 def test_test_takes_the_path_from_tailscale(qmdctl: Run, tmp_path: Path, stack: FakeStack) -> None:

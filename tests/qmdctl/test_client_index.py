@@ -109,6 +109,17 @@ def test_files_of_every_shape(before: str, after: str) -> None:
         "remote:\n      url: https://e.tail.ts.net\n      models:\n        rerank: x   # mine\nz: 1\n",
         "remote:\n  timeout: 3",
         "remote:\n  models:\n    embed: x\n",
+        "remote:\n  models:\n",
+        "remote:\n  models:",
+        "remote:\n  models: # none\n  url: x\nz: 1\n",
+        "remote:\n  models: ~ # none\n  url: x\n",
+        "remote: {models: , url: x}\n",
+        "remote: {url: x, models: null}\n",
+        "remote: ~",
+        "remote: null\n",
+        "remote: ~ # none\n\na: 1\n",
+        "remote:\n  ~\na: 1\n",
+        "{remote: ~}\n",
         "? remote\n: url: x\n",
         '"remote":\n  "url": "x"\n',
         "base: &b {url: x, timeout: 4}\nremote:\n  <<: *b\n",
@@ -136,7 +147,7 @@ def test_the_result_is_the_old_document_with_the_new_values(before: str) -> None
         ("just text\n", "no mapping"),
         ("a: 1\nremote: https://x\n", "line 2: remote is not a mapping"),
         ("remote: [x]\n", "remote is not a mapping"),
-        ("remote: null\n", "remote is not a mapping"),
+        ("a: &n ~\nremote: *n\n", "cannot be changed"),
         ("remote:\n  models: x\n", "line 2: models is not a mapping"),
         ("remote:\n  url: x\n  url: y\n", "line 3: url stands twice"),
         ("a: &u x\nremote:\n  url: *u\n", "cannot be changed"),
@@ -159,6 +170,12 @@ def test_what_cannot_be_changed_is_left_alone(tmp_path: Path, text: str, words: 
     assert str(path) in caught.value.message
     assert caught.value.fix
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize("text", ["remote: [x]\n", "remote: x\n", "remote: ~\n", "a: 1\n", ""])
+def test_where_no_remote_is_a_mapping_there_is_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "index.yml").write_text(text)
+    assert remote_of(tmp_path / "index.yml") == {}
 
 
 def test_a_file_that_is_no_text_or_no_file(tmp_path: Path) -> None:
@@ -239,6 +256,15 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pyte
         ('{"api_key": "sk-1", url: x}', '{"api_key": …, url: x}'),
         ('api_key: "${QMD_KEY}"', 'api_key: "${QMD_KEY}"'),
         ("api_key: ${QMD_KEY}", "api_key: ${QMD_KEY}"),
+        ("api_key: !!str sk-1", "api_key: !!str …"),
+        ('api_key: &k !!str "sk \\" 1"', "api_key: &k !!str …"),
+        ("api_key: !!str ${QMD_KEY}", "api_key: !!str ${QMD_KEY}"),
+        ("api_key: |\n  sk-1\n", "api_key: |\n  …\n"),
+        ("api_key: >-  # mine\n  sk-1\n", "api_key: >-  # mine\n  …\n"),
+        ("api_key:\n  sk-1\n", "api_key:\n  …\n"),
+        ("url: https://me:p@ss@host:1/v1", "url: https://…@host:1/v1"),
+        ('url: "http://token@host"  # a@b', 'url: "http://…@host"  # a@b'),
+        ("url: https://host/a@b", "url: https://host/a@b"),
     ],
 )
 def test_a_key_in_clear_is_not_shown(line: str, shown: str) -> None:
@@ -249,6 +275,13 @@ def test_where_the_file_is(tmp_path: Path) -> None:
     assert index_path({"QMD_CONFIG_DIR": "/c", "XDG_CONFIG_HOME": "/x"}) == Path("/c/index.yml")
     assert index_path({"XDG_CONFIG_HOME": "/x"}) == Path("/x/qmd/index.yml")
     assert index_path({"QMD_CONFIG_DIR": ""}) == Path.home() / ".config/qmd/index.yml"
+
+
+@pytest.mark.parametrize("before", ["", "remote:\n  url: 'x'\n  embed_url: \"x\"\n", "remote: {url: x}\n"])
+def test_names_of_every_kind_are_written_as_they_are(before: str) -> None:
+    odd = "a 'b' \"c\" \\ #d: e"
+    wanted: dict[str, Any] = {"url": odd, "embed_url": odd, "models": {"embed": odd}}
+    assert yaml.safe_load(merge(before, wanted, "index.yml"))["remote"] == wanted
 
 
 def test_what_is_there_is_read(tmp_path: Path) -> None:

@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from qmdctl.laptop import dial
+from qmdctl.laptop import dial, links
+from qmdctl.laptop.clients import default_models
 from qmdctl.laptop.links import Proof, addresses_of_nodes, closed, prove
+from qmdctl.laptop.models import served_models
 from qmdctl.laptop.names import Names
 from qmdctl.laptop.reach import Laptop, full_name, proxy_note, resolved
 from qmdctl.laptop.tailscale import Pong, Tailnet, parse
 from qmdctl.probes import Broken, Link
 from tests.qmdctl.test_laptop_names import EMBED, VLLM
-from tests.support.laptop import SUFFIX, Answer, Authority, FakeStack, node, silent_port, status, tls_end
+from tests.support.laptop import SUFFIX, Answer, Authority, FakeStack, dripping_port, node, silent_port, status, tls_end
 from tests.support.service import ServiceProcess, free_port
 
 NO_TAILNET = Laptop(without="There is no tailscale command on this machine", timeout_seconds=20)
@@ -120,6 +122,9 @@ WRONG: list[tuple[str, Answer, str, str, str]] = [
         "does not fit first",
         "on the GPU box: qmdctl restart embed",
     ),
+    ("/v1/rerank", Answer(200, {"results": [{"index": [], "relevance_score": 0.5}]}), "rerank", "documents ['[]'] of 2", "qmdctl"),
+    ("/v1/rerank", Answer(200, {"results": ["x", 3]}), "rerank", "score None", "qmdctl"),
+    ("/v1/embeddings", Answer(200, {"data": [{"embedding": [10**400]}] * 3}), "embedding", "not finite", "qmdctl"),
     ("/v1/rerank", Answer(200, {"results": [{"index": 0, "relevance_score": 7.5}]}), "rerank", "7.5 is not in [0, 1]", "qmdctl"),
     (
         "/v1/completions",
@@ -177,6 +182,24 @@ def test_silence_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         assert name == "/health" and "not answered" in why
         with pytest.raises(Broken, match="may be on order"):
             dial.certificate("localhost", port, dial.trust(), seconds=0.2)
+
+
+ANSWERED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nserver: ", ANSWERED + b"content-length: 100000\r\n\r\n", ANSWERED + b"\r\n"])
+def test_an_answer_that_drips_is_given_up_in_the_same_time(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qmdctl.laptop.models.SECONDS", 0.3)
+    with dripping_port(head) as port:
+        names = Names(f"http://127.0.0.1:{port}")
+        name, why, _ = broken(prove(names, Laptop(timeout_seconds=0.3)))
+        assert name == "/health" and "not answered in" in why
+        assert set(served_models(names, default_models()).origins.values()) == {"default"}
+
+
+def test_an_answer_without_an_end_is_given_up() -> None:
+    with dripping_port(ANSWERED + b"\r\n", b" " * 4 * 1024**2) as port:
+        assert "larger than 16 MiB" in broken(prove(Names(f"http://127.0.0.1:{port}"), Laptop()))[1]
 
 
 @pytest.mark.parametrize(
@@ -265,6 +288,14 @@ def test_open_ports_are_a_broken_link(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "on the GPU box" in caught.value.fix
     assert "are closed" in closed(["127.0.0.1"], "embed")
     assert dial.open_ports([], [1]) == []
+
+
+def test_a_port_that_cannot_be_asked_is_not_called_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(dial.Untried, match=r"127\.0\.0\.999: "):
+        dial.open_ports(["127.0.0.1", "127.0.0.999"], [free_port()])
+    monkeypatch.setattr(dial, "open_ports", lambda addresses, ports: (_ for _ in ()).throw(dial.Untried("::7: Network is unreachable")))
+    link = links._try("embed", "closed ports", lambda: closed(["::7"], "embed"))
+    assert (link.ok, link.detail) == (None, "not tried: ::7: Network is unreachable")
 
 
 def test_ports_of_the_nodes_behind_a_service_are_looked_at_too() -> None:

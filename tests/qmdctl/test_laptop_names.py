@@ -59,6 +59,29 @@ def test_a_node_registered_twice() -> None:
     assert "rename" in alone.note
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "used"),
+    [
+        ({}, {"UserID": 2}, "qmd-embed"),
+        ({"UserID": 0}, {"UserID": 0}, "qmd-embed"),
+        ({"Tags": ["tag:qmd"]}, {}, "qmd-embed"),
+        ({"Tags": ["tag:qmd"]}, {"Tags": ["tag:other"]}, "qmd-embed"),
+        ({"Tags": ["tag:qmd"], "UserID": 1}, {"Tags": ["tag:qmd"], "UserID": 2}, "qmd-embed-1"),
+    ],
+)
+def test_a_number_behind_the_name_is_believed_of_the_same_owner_alone(old: dict[str, Any], new: dict[str, Any], used: str) -> None:
+    offline = node("qmd-embed", "100.64.0.1", online=False, **old)
+    found = find_name(tailnet(offline, node("qmd-embed-1", "100.64.0.4", **new)), "qmd-embed", nothing)
+    assert found.name == f"{used}.{SUFFIX}"
+    assert found.twin == (used != "qmd-embed") == ("another owner" not in found.note)
+
+
+def test_another_tailnets_node_is_told_of() -> None:
+    shared = node("qmd-embed", "100.64.0.5", DNSName="qmd-embed.other.ts.net.")
+    names = choose_names(None, None, look=lambda: tailnet(shared, VLLM), resolve=nothing)
+    assert ["qmd-embed.other.ts.net is of another tailnet" in note for note in names.notes] == [True]
+
+
 def test_a_node_that_is_offline_is_named_and_said_to_be() -> None:
     found = find_name(tailnet(node("qmd-embed", "100.64.0.1", online=False)), "qmd-embed", nothing)
     assert found.name == f"qmd-embed.{SUFFIX}"
@@ -169,6 +192,14 @@ def test_without_tailscale_and_with_a_daemon_that_does_not_run(qmdctl: Run, tmp_
     done = qmdctl("test", PATH=path)
     assert done.returncode == 3
     assert "failed to connect to local tailscaled" in done.stderr and "systemctl" in done.stderr
+
+
+def test_a_tailscale_that_is_no_program(qmdctl: Run, tmp_path: Path) -> None:
+    path = fake_tailscale(tmp_path / "bin", status(EMBED))
+    (tmp_path / "bin/tailscale").write_bytes(b"\0no program\n")
+    done = qmdctl("test", PATH=path)
+    assert done.returncode == 3
+    assert "tailscale cannot be run" in done.stderr
 
 
 DIRECT = "pong from qmd-embed (100.64.0.1) via DERP(fra) in 38ms\npong from qmd-embed (100.64.0.1) via 192.168.1.7:41651 in 3ms\n"

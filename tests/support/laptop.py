@@ -187,6 +187,33 @@ def silent_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+@contextlib.contextmanager
+def dripping_port(head: bytes, piece: bytes = b" ") -> Iterator[int]:
+    """A port that answers every request with `head` and then `piece`, fifty times a second and without an end."""
+    listener, ended = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            connection.recv(65536)
+            connection.sendall(head)
+            while not ended.wait(0.02):
+                connection.sendall(piece)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        ended.set()
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
 def node(label: str, address: str, *, online: bool = True, **more: Any) -> dict[str, Any]:
     """A node as `tailscale status --json` has it."""
     return {
@@ -198,6 +225,7 @@ def node(label: str, address: str, *, online: bool = True, **more: Any) -> dict[
         "CurAddr": "",
         "Relay": "fra",
         "PeerRelay": "",
+        "UserID": 1,
         **more,
     }
 
