@@ -27,7 +27,7 @@ def health(
         Path | None,
         typer.Option(metavar="FILE", help="File with an API key as plain text (else QMD_API_KEY, else one made for this call)."),
     ] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="For one request.")] = 20.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, max=600, help="For one request.")] = 20.0,
     json_output: JsonOption = False,
 ) -> None:
     """Send real requests to each service.
