@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmdctl.commands.common import JsonOption, invocation
+from qmdctl.commands.common import JsonOption, agree, invocation
 from qmdctl.commands.test import EmbedUrlOption, GenerateUrlOption
 
 if TYPE_CHECKING:
@@ -152,18 +152,9 @@ def wanted_block(chosen: Client, names: Names, models: Models, variable: str, th
 
 def confirm(terminal: Terminal, change: Change, yes: bool) -> None:
     """ConfigurationError where nobody can be asked, InterruptedByUser for no."""
-    from qmdctl.errors import ConfigurationError, InterruptedByUser
-
-    if yes:
-        return
-    if not terminal.interactive:
-        raise ConfigurationError(f"{change.path} would change as shown above", "add --yes to agree")
-    try:
-        agreed = typer.confirm(f"Write {change.path}", default=True, err=True)
-    except typer.Abort:
-        agreed = False
-    if not agreed:
-        raise InterruptedByUser("Nothing was written.")
+    if not yes:
+        refusal = f"{change.path} would change as shown above"
+        agree(terminal, f"Write {change.path}", refusal, "add --yes to agree", "Nothing was written.", default=True)
 
 
 def _notes(chosen: Client, names: Names, models: Models, variable: str, key_env: str | None) -> list[str]:

@@ -87,6 +87,20 @@ def _refuse_others(named: list[str] | None, known: list[str]) -> None:
             raise ConfigurationError(f"There is no service {name!r}", f"choose from {', '.join(known)}")
 
 
+def agree(terminal: Terminal, question: str, refusal: str, fix: str, otherwise: str, *, default: bool) -> None:
+    """Ask. ConfigurationError(refusal, fix) where nobody can be asked, InterruptedByUser(otherwise) for no and for Ctrl-C."""
+    from qmdctl.errors import ConfigurationError, InterruptedByUser
+
+    if not terminal.interactive:
+        raise ConfigurationError(refusal, fix)
+    try:
+        agreed = typer.confirm(question, default=default, err=True)
+    except typer.Abort:
+        agreed = False
+    if not agreed:
+        raise InterruptedByUser(otherwise)
+
+
 def mode_flags(cpu: bool, gpu: bool) -> dict[str, str] | None:
     """What --cpu and --gpu set. ConfigurationError for both at once."""
     from qmdctl.errors import ConfigurationError

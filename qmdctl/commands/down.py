@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmdctl.commands.common import JsonOption, invocation
+from qmdctl.commands.common import JsonOption, agree, invocation
 
 if TYPE_CHECKING:
     from qmdctl.compose import Compose
@@ -44,7 +44,9 @@ def down(
     terminal = call.output(json_output)
     settings = call.settings(need_env=False)
     if (volumes or forget) and not yes:
-        confirm(terminal, [*([MODELS] if volumes else []), *([LOGIN] if forget else [])], "--volumes" if volumes else "--forget")
+        what = " and ".join([*([MODELS] if volumes else []), *([LOGIN] if forget else [])])
+        refusal = f"{'--volumes' if volumes else '--forget'} removes {what}, and there is no terminal to ask"
+        agree(terminal, f"Remove {what}?", refusal, "add --yes", "Nothing was removed.", default=False)
     engine = Engine.connect()
     compose = call.compose(settings)
     left = log_out(engine, compose, settings) if forget else []
@@ -59,20 +61,6 @@ def down(
         lost = f"{', '.join(left)} could not be logged out (its output is above). " if left else ""
         machines = "in the admin console (login.tailscale.com/admin/machines)"
         terminal.note(f"{lost}Remove the old machines {machines}: a new one gets another name while they are listed.", "yellow")
-
-
-def confirm(terminal: Terminal, what: list[str], option: str) -> None:
-    """ConfigurationError where nobody can be asked, InterruptedByUser for no."""
-    from qmdctl.errors import ConfigurationError, InterruptedByUser
-
-    if not terminal.interactive:
-        raise ConfigurationError(f"{option} removes {' and '.join(what)}, and there is no terminal to ask", "add --yes")
-    try:
-        agreed = typer.confirm(f"Remove {' and '.join(what)}?", err=True)
-    except typer.Abort:
-        agreed = False
-    if not agreed:
-        raise InterruptedByUser("Nothing was removed.")
 
 
 def log_out(engine: Engine, compose: Compose, settings: Settings) -> list[str]:

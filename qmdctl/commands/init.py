@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmdctl.commands.common import JsonOption, invocation
+from qmdctl.commands.common import JsonOption, agree, invocation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -267,8 +267,6 @@ def confirm(terminal: Terminal, project: Project, before: str | None, file: EnvF
 
     `before` is the text of .env, None where there is none; `replaced` names the key files that get another content.
     """
-    from qmdctl.errors import ConfigurationError, InterruptedByUser
-
     if before is not None:
         difference = difflib.unified_diff(redacted(before), redacted(file.render()), ".env", ".env as proposed", lineterm="", n=1)
         terminal.note("\n".join(difference))
@@ -276,14 +274,9 @@ def confirm(terminal: Terminal, project: Project, before: str | None, file: EnvF
         terminal.note(f"{name} holds another value, which would be replaced", "yellow")
     if yes or (before is None and not replaced and not terminal.interactive):
         return
-    if not terminal.interactive:
-        raise ConfigurationError(f"What is in {project.folder} already would change as shown above", "add --yes to agree")
-    try:
-        agreed = typer.confirm(f"Write {', '.join([str(project.env_path), *replaced])}", default=True, err=True)
-    except typer.Abort:
-        agreed = False
-    if not agreed:
-        raise InterruptedByUser("Nothing was written.")
+    question = f"Write {', '.join([str(project.env_path), *replaced])}"
+    refusal = f"What is in {project.folder} already would change as shown above"
+    agree(terminal, question, refusal, "add --yes to agree", "Nothing was written.", default=True)
 
 
 def redacted(text: str) -> list[str]:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from qmdctl.engine import Engine
     from qmdctl.env_file import EnvFile
     from qmdctl.settings import Settings
-    from qmdctl.tailnet.sidecar import Sidecar
 
 NAMES = {"ts-embed": "qmd-embed", "ts-vllm": "qmd-vllm"}
 FOLDERS = {"embed": "ts-embed", "vllm": "ts-vllm", "vllm-through-embed": "ts-vllm"}
@@ -116,7 +115,7 @@ def settle(engine: Engine, compose: Compose, settings: Settings, named: Collecti
     return advertised
 
 
-def _wait_in_force(engine: Engine, sidecar: str, settings: Settings, config: dict[str, Any]) -> Sidecar:
+def _wait_in_force(engine: Engine, sidecar: str, settings: Settings, config: dict[str, Any]) -> None:
     from qmdctl.tailnet.sidecar import read_sidecar
 
     end = time.monotonic() + IN_FORCE_SECONDS
@@ -125,6 +124,6 @@ def _wait_in_force(engine: Engine, sidecar: str, settings: Settings, config: dic
         if container is not None and container.running:
             node = read_sidecar(engine, container)
             if serve_config.same(node.serve, serve_config.expected(config, node.cert_domain)):
-                return node
+                return
         time.sleep(POLL_SECONDS)
     raise QmdError(f"{sidecar} did not put its serve config in force within {IN_FORCE_SECONDS:g} s", f"qmdctl logs {sidecar}")

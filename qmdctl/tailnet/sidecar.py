@@ -51,7 +51,6 @@ class Sidecar:
     serve: dict[str, Any] = field(default_factory=dict)
     serve_path: str = ""  # TS_SERVE_CONFIG
     advertised: tuple[str, ...] = ()
-    logged_out: bool = False
     control_url: str = ""
     certificate: Certificate | None = None
 
@@ -118,7 +117,6 @@ def parse_sidecar(container: Container, text: str) -> Sidecar:
         serve=serve,
         serve_path=container.environment.get("TS_SERVE_CONFIG", ""),
         advertised=tuple(prefs.get("AdvertiseServices") or ()),
-        logged_out=bool(prefs.get("LoggedOut")),
         control_url=str(prefs.get("ControlURL") or ""),
         certificate=_certificate(parts.get("certificates", ""), domains),
     )
