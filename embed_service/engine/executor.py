@@ -23,11 +23,23 @@ class Result:
     failed: dict[int, str] = field(default_factory=dict)  # index → sentence; for want of memory
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A micro-batch that is ready to be computed; an executor's own class may hold its tensors on the device."""
+
+    role: Role
+    sequences: Sequences
+
+
 class Executor(Protocol):
     """Owns the loaded models of both roles."""
 
-    name: str  # "padded", "sentence-transformers", …
+    name: str  # "packed", "sentence-transformers", …
 
-    def run(self, role: Role, sequences: Sequences) -> Result:
+    def prepare(self, role: Role, sequences: Sequences) -> Prepared:
+        """Do what can be done while another micro-batch computes. May be called in any thread; an error of it shows in `run`."""
+        ...
+
+    def run(self, prepared: Prepared) -> Result:
         """Compute one micro-batch. Out of memory is handled inside (split and retry); any other exception ends the engine."""
         ...

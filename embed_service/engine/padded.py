@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from embed_service.engine.executor import Result
+from embed_service.engine.executor import Prepared, Result
 from embed_service.engine.memory import free_cache, is_out_of_memory
 from embed_service.engine.sequences import Sequences
 from embed_service.engine.sub_batches import Limits, plan
@@ -58,9 +58,12 @@ class PaddedExecutor:
         self._limits = limits
         self.name = name
 
-    def run(self, role: Role, sequences: Sequences) -> Result:
+    def prepare(self, role: Role, sequences: Sequences) -> Prepared:
+        return Prepared(role, sequences)
+
+    def run(self, prepared: Prepared) -> Result:
         """See `Executor.run`. A sub-batch that does not fit in memory is halved until it does."""
-        model = self._models[role]
+        model, sequences = self._models[prepared.role], prepared.sequences
         result = Result(
             np.full((len(sequences), model.columns), np.nan, np.float32), computed_tokens=int(sequences.lengths.sum()), padded_tokens=0
         )

@@ -150,7 +150,7 @@ class EngineProcess:
 
     def _compute(self, executor: Executor, header: Header, body: bytes) -> None:
         start = time.perf_counter()
-        result = executor.run(header["role"], Sequences.from_bytes(body, header["count"]))
+        result = executor.run(executor.prepare(header["role"], Sequences.from_bytes(body, header["count"])))
         rows = np.ascontiguousarray(result.rows, np.float32)
         self._connection.send(
             {
@@ -232,7 +232,7 @@ def warm_up(executor: Executor, specs: dict[Role, ModelSpec], device: Device, se
         longest = min(spec.max_tokens, settings.max_batch_tokens if device.type == "cuda" else WARM_UP_TOKENS_CPU)
         for length, count in ((8, 1), (min(64, longest), 4), (longest, 1)):
             ids = np.random.default_rng(length).integers(0, spec.vocabulary, (count, length), np.int32)
-            failed = executor.run(role, Sequences.of(list(ids))).failed
+            failed = executor.run(executor.prepare(role, Sequences.of(list(ids)))).failed
             if failed and length == 8:
                 raise ModelError(
                     "no_memory",

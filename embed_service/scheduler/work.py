@@ -23,6 +23,7 @@ class Job:
     """One request's sequences of one role.
 
     `sequences`: int32 arrays of token ids, special tokens included. `second`: where the second segment begins in each, or None.
+    `prefix`: how many first tokens each has in common with others of this job (0: none).
     `rows` fills up as micro-batches come back: float32 [n, dimensions] or [n, 1].
     """
 
@@ -32,6 +33,7 @@ class Job:
     sequences: list[Int32]
     second: list[int | None]
     done: asyncio.Future[Float32]
+    prefix: list[int] | None = None
     created: float = field(default_factory=time.monotonic)
     rows: Float32 | None = None
     missing: int = 0
@@ -75,4 +77,8 @@ class MicroBatch:
         return sum(item.length for item in self.items)
 
     def to_sequences(self) -> Sequences:
-        return Sequences.of([i.job.sequences[i.index] for i in self.items], [i.job.second[i.index] for i in self.items])
+        return Sequences.of(
+            [i.job.sequences[i.index] for i in self.items],
+            [i.job.second[i.index] for i in self.items],
+            [i.job.prefix[i.index] if i.job.prefix else 0 for i in self.items],
+        )
