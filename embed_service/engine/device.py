@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import time
@@ -17,6 +16,7 @@ from embed_service.errors import ModelError
 from embed_service.settings import Settings
 
 DeviceType = Literal["cuda", "mps", "cpu"]
+Attention = Literal["varlen", "sdpa"]  # flash attention over a whole pack; or scaled-dot-product attention per run of equal lengths
 log = logging.getLogger(__name__)
 
 BF16_ADVANTAGE = 1.3  # times faster than float32 a CPU must be in bfloat16 to use it
@@ -27,7 +27,7 @@ PROBE_SHAPE = (512, 1024, 3072)  # tokens × hidden × intermediate of Qwen3-0.6
 class Device:
     type: DeviceType
     dtype: torch.dtype
-    attention: str  # transformers' attn_implementation
+    attention: Attention
 
     @property
     def dtype_name(self) -> str:
@@ -116,17 +116,15 @@ def _dtype(settings: Settings, device: DeviceType) -> torch.dtype:
     return torch.bfloat16 if device == "cpu" and bfloat16_is_faster() else torch.float32
 
 
-def _attention(settings: Settings, device: DeviceType, dtype: torch.dtype) -> str:
-    if device == "cuda" and settings.use_flash_attn and dtype == torch.bfloat16:
-        from transformers.utils.import_utils import is_flash_attn_2_available
+def _attention(settings: Settings, device: DeviceType, dtype: torch.dtype) -> Attention:
+    if device != "cuda" or not settings.use_flash_attn or dtype != torch.bfloat16:
+        return "sdpa"
+    from embed_service.engine.attention import varlen_works
 
-        if is_flash_attn_2_available():
-            try:
-                importlib.import_module("flash_attn")
-                return "flash_attention_2"
-            except (ImportError, OSError) as error:  # built for another torch: transformers would fail while loading
-                log.warning("the installed flash-attn cannot be used with torch %s (%s)", torch.__version__, error)
-        log.info("flash-attn is not to be had: computing with scaled-dot-product attention")
+    why_not = varlen_works()
+    if why_not is None:
+        return "varlen"
+    log.warning("flash attention over packed sequences is not to be had (%s): computing with scaled-dot-product attention", why_not)
     return "sdpa"
 
 

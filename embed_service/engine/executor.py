@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,3 +44,17 @@ class Executor(Protocol):
     def run(self, prepared: Prepared) -> Result:
         """Compute one micro-batch. Out of memory is handled inside (split and retry); any other exception ends the engine."""
         ...
+
+
+class ByRole:
+    """Each role on an executor of its own, under one name."""
+
+    def __init__(self, executors: Mapping[Role, Executor], name: str) -> None:
+        self._executors = executors
+        self.name = name
+
+    def prepare(self, role: Role, sequences: Sequences) -> Prepared:
+        return self._executors[role].prepare(role, sequences)
+
+    def run(self, prepared: Prepared) -> Result:
+        return self._executors[prepared.role].run(prepared)

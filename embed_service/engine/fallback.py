@@ -19,8 +19,7 @@ class SentenceTransformerModel:
         self._modules = modules
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        mask = torch.ones_like(batch.ids) if batch.mask is None else batch.mask
-        features = self._modules({"input_ids": batch.ids, "attention_mask": mask})
+        features = self._modules({"input_ids": batch.ids, "attention_mask": batch.mask})
         vectors: torch.Tensor = features["sentence_embedding"]
         return normalize(vectors.float(), dim=1)
 

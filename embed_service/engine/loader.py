@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.configuration_utils import PreTrainedConfig
 
+from embed_service.engine import attention
 from embed_service.engine.device import Device
+from embed_service.engine.executor import ByRole, Executor
+from embed_service.engine.heads import Body, Classifier, EmbeddingModel, LastPositionScorer, PackedModel
+from embed_service.engine.linears import prepack
 from embed_service.engine.memory import is_out_of_memory
-from embed_service.engine.padded import Classifier, EmbeddingModel, Encoder, LastPositionScorer, PaddedExecutor, PaddedModel
+from embed_service.engine.pack import Layout
+from embed_service.engine.packed import PackedExecutor
+from embed_service.engine.padded import PaddedExecutor
 from embed_service.engine.sub_batches import Limits
 from embed_service.errors import ModelError
-from embed_service.models.architectures import ARCHITECTURES
+from embed_service.models.architectures import ARCHITECTURES, Architecture
 from embed_service.models.spec import ModelSpec, Role
 from embed_service.settings import Settings
+
+if TYPE_CHECKING:
+    from embed_service.engine.fallback import SentenceTransformerModel
 
 # The names that nomic's repositories had before transformers carried the architecture (their configuration_hf_nomic_bert.py).
 OLD_NOMIC_NAMES = {
@@ -44,31 +54,44 @@ OLD_NOMIC_FIXED: dict[str, tuple[object, ...]] = {
 }
 
 
-def load_executor(specs: Mapping[Role, ModelSpec], device: Device, settings: Settings) -> PaddedExecutor:
+# A CPU is fastest on packs whose activations stay in its caches. A GPU wants the whole micro-batch at once.
+CPU_PACK_TOKENS = 2_048
+PADDING = 0.25  # most of a rectangle on a GPU; on a CPU CPU_PADDING
+CPU_PADDING = 0.1
+
+
+def load_executor(specs: Mapping[Role, ModelSpec], device: Device, settings: Settings) -> Executor:
     """Load every model that is not `cosine`. Raises ModelError (bad_files, unsupported, no_memory)."""
-    models: dict[Role, PaddedModel] = {}
-    for role, spec in specs.items():
-        if spec.kind != "cosine":
-            models[role] = load_model(spec, device)
-    name = "padded" if all(spec.recognised for spec in specs.values()) else "sentence-transformers"
-    return PaddedExecutor(models, device.type, limits_of(device, settings), name)
+    served = {role: spec for role, spec in specs.items() if spec.kind != "cosine"}
+    packed = {role: load_model(spec, device) for role, spec in served.items() if spec.recognised}
+    most = min(CPU_PACK_TOKENS, settings.max_batch_tokens) if device.type == "cpu" else settings.max_batch_tokens
+    executor = PackedExecutor(packed, device.type, settings.max_batch_size, most)
+    if len(packed) == len(served):
+        return executor
+    padded = {role: load_fallback(spec, device) for role, spec in served.items() if not spec.recognised}
+    limits = Limits(settings.max_batch_size, most, CPU_PADDING if device.type == "cpu" else PADDING)
+    fallback = PaddedExecutor(padded, device.type, limits)
+    return ByRole({role: executor if spec.recognised else fallback for role, spec in served.items()}, fallback.name)
 
 
-def limits_of(device: Device, settings: Settings) -> Limits:
-    """A GPU wants whole micro-batches; a CPU is fastest on small ones, because their activations stay in its caches."""
-    if device.type == "cpu":
-        return Limits(rows=settings.max_batch_size, tokens=min(2_048, settings.max_batch_tokens), padding=0.1)
-    return Limits(rows=settings.max_batch_size, tokens=settings.max_batch_tokens, padding=0.25)
+def load_fallback(spec: ModelSpec, device: Device) -> SentenceTransformerModel:
+    """A model of unknown architecture, by sentence-transformers."""
+    from embed_service.engine.fallback import load_sentence_transformer
+
+    with _errors_explained(spec, device):
+        return load_sentence_transformer(spec, device)
 
 
-def load_model(spec: ModelSpec, device: Device) -> PaddedModel:
-    """One model, in evaluation mode on the device."""
-    try:
-        if not spec.recognised:
-            from embed_service.engine.fallback import load_sentence_transformer
-
-            return load_sentence_transformer(spec, device)
+def load_model(spec: ModelSpec, device: Device) -> PackedModel:
+    """One model of a known architecture, in evaluation mode on the device."""
+    with _errors_explained(spec, device):
         return _load(spec, device)
+
+
+@contextmanager
+def _errors_explained(spec: ModelSpec, device: Device) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         name = f"{spec.role.upper()}_MODEL={spec.id}"
         if is_out_of_memory(error):
@@ -83,23 +106,60 @@ def load_model(spec: ModelSpec, device: Device) -> PaddedModel:
         raise ModelError("bad_files", f"{name} cannot be loaded ({first}). Choose another model or revision.") from error
 
 
-def _load(spec: ModelSpec, device: Device) -> PaddedModel:
+def _load(spec: ModelSpec, device: Device) -> PackedModel:
     row = ARCHITECTURES[spec.architecture]
     config = load_config(spec)
-    pad_id = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
+    _refuse_sliding_windows(spec, config)
+    attention.register()
+    layout = _layout(spec, row, config, device)
     if spec.kind == "embedding":
         options = {"add_pooling_layer": False} if row.pooler else {}
-        encoder = _from_pretrained(AutoModel, spec, config, device, **options)
-        return EmbeddingModel(spec, Encoder(encoder, spec, row.causal), pad_id)
+        return EmbeddingModel(spec, _body(_from_pretrained(AutoModel, spec, config, device, **options), layout))
     if spec.kind == "yes_no":
         whole = _from_pretrained(AutoModelForCausalLM, spec, config, device)
         head = whole.get_output_embeddings().weight.detach()
         difference = head[spec.yes_id].float() - head[spec.no_id].float()
-        return LastPositionScorer(spec, Encoder(whole.base_model, spec, row.causal), difference, pad_id)
+        return LastPositionScorer(spec, _body(whole.base_model, layout), difference)
     whole = _from_pretrained(AutoModelForSequenceClassification, spec, config, device)
     if row.causal:
-        return LastPositionScorer(spec, Encoder(whole.base_model, spec, row.causal), whole.score.weight.detach()[0].float(), pad_id)
-    return Classifier(spec, whole, pad_id)
+        return LastPositionScorer(spec, _body(whole.base_model, layout), whole.score.weight.detach()[0].float())
+    pooler, whole.base_model.pooler = getattr(whole.base_model, "pooler", None), None  # it would see the first token of the pack alone
+    return Classifier(spec, _body(whole.base_model, layout), pooler, whole.classifier)
+
+
+def _body(module: torch.nn.Module, layout: Layout) -> Body:
+    if layout.device.type == "cpu":
+        prepack(module)
+    return Body(module, layout)
+
+
+def _layout(spec: ModelSpec, row: Architecture, config: PreTrainedConfig, device: Device) -> Layout:
+    pad_id = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
+    varlen = device.attention == "varlen"
+    place = torch.device(device.type)
+    # RoBERTa's positions begin behind its padding id (create_position_ids_from_input_ids in transformers' modeling_roberta.py).
+    skipped = pad_id if row.reserved_positions else None
+    return Layout(
+        device=place,
+        causal=row.causal,
+        varlen=varlen,
+        shares_prefixes=row.causal and attention.shares_prefixes(place, varlen),
+        segments=spec.segments,
+        pad_id=pad_id,
+        position_start=0 if skipped is None else skipped + 1,
+        skipped_id=skipped,
+    )
+
+
+def _refuse_sliding_windows(spec: ModelSpec, config: PreTrainedConfig) -> None:
+    """A window shorter than the sequences would need a mask that the packed attention does not have."""
+    window = getattr(config, "sliding_window", None)
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) and isinstance(window, int) and window < spec.max_tokens:
+        raise ModelError(
+            "unsupported",
+            f"{spec.role.upper()}_MODEL={spec.id} attends within a sliding window of {window} tokens, which is not computed here. "
+            f"Set MAX_INPUT_TOKENS={window}, or choose another model.",
+        )
 
 
 def load_config(spec: ModelSpec) -> PreTrainedConfig:
@@ -126,7 +186,7 @@ def _from_pretrained(auto: Any, spec: ModelSpec, config: PreTrainedConfig, devic
         spec.path,
         config=config,
         dtype=device.dtype,
-        attn_implementation=device.attention,
+        attn_implementation=attention.NAME,
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,

@@ -20,6 +20,11 @@ MESSAGES = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 
+DOES_NOT_FIT = (
+    "A text of {tokens} tokens does not fit in the device's free memory: "
+    "lower MAX_INPUT_TOKENS, raise EMBED_MEMORY_GB, or choose a smaller model."
+)
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

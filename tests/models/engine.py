@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from embed_service.engine.device import Device
-from embed_service.engine.loader import load_model
+from embed_service.engine.executor import Executor, Result
+from embed_service.engine.loader import load_fallback, load_model
+from embed_service.engine.packed import PackedExecutor
 from embed_service.engine.padded import PaddedExecutor
 from embed_service.engine.sequences import Int32, Sequences
 from embed_service.engine.sub_batches import Limits
@@ -29,8 +31,14 @@ def spec_of(role: Role, folder: Path, **settings: Any) -> ModelSpec:
     return describe(role, str(folder), "local-test", str(folder), Settings(device="cpu", **settings), "another model")
 
 
-def executor_of(spec: ModelSpec, device: Device = FLOAT32, limits: Limits = MUCH_PADDING) -> PaddedExecutor:
-    return PaddedExecutor({spec.role: load_model(spec, device)}, "cpu", limits)
+def executor_of(spec: ModelSpec, device: Device = FLOAT32, pack_rows: int = 64, pack_tokens: int = 1 << 20) -> Executor:
+    if spec.recognised:
+        return PackedExecutor({spec.role: load_model(spec, device)}, "cpu", pack_rows, pack_tokens)
+    return PaddedExecutor({spec.role: load_fallback(spec, device)}, "cpu", MUCH_PADDING)
+
+
+def compute(executor: Executor, role: Role, sequences: Sequences) -> Result:
+    return executor.run(executor.prepare(role, sequences))
 
 
 def text_ids(folder: Path, texts: Sequence[str], max_tokens: int) -> list[Int32]:

@@ -1,4 +1,4 @@
-"""The padded executor against unpadded float32 references, on every architecture."""
+"""The executor against float32 references of one text alone, on every architecture."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from embed_service.engine import device, loader
+from embed_service.engine import device, loader, pack
 from embed_service.engine.device import Device
 from embed_service.engine.loader import load_model
-from embed_service.engine.padded import Batch, PaddedExecutor
+from embed_service.engine.pack import Pack
+from embed_service.engine.packed import PackedExecutor
 from embed_service.engine.sequences import Sequences
-from embed_service.engine.sub_batches import Limits
 from embed_service.errors import ModelError
 from tests.models import reference
-from tests.models.engine import FLOAT32, MUCH_PADDING, executor_of, judged_sequences, pair_sequences, spec_of, text_ids, unrecognised
+from tests.models.engine import FLOAT32, compute, executor_of, judged_sequences, pair_sequences, spec_of, text_ids, unrecognised
 from tests.models.texts import QUERY, TEXTS
 from tests.support.checkpoints import checkpoint
 from tests.support.service import minilm_path
@@ -49,28 +49,27 @@ def test_embeddings_are_those_of_each_text_alone(name: str, pooling: str, max_to
     assert (spec.pooling, spec.max_tokens) == (pooling, max_tokens)
     expected = reference.embed(folder, TEXTS, pooling, max_tokens, config_of(name))
     sequences = Sequences.of(text_ids(folder, TEXTS, max_tokens))
-    result = executor_of(spec).run("embed", sequences)
+    result = compute(executor_of(spec), "embed", sequences)
     np.testing.assert_allclose(result.rows, expected, atol=TOLERANCE)
     np.testing.assert_allclose(np.linalg.norm(result.rows, axis=1), 1, atol=TOLERANCE)
     assert result.computed_tokens == len(sequences.ids)
-    assert result.padded_tokens == len(TEXTS) * sequences.lengths.max()
+    assert result.padded_tokens == len(sequences.ids), "nothing is padded"
     # The comparison means something: no two texts are near each other, and another pooling is far away.
     cosines = expected @ expected.T - np.eye(len(TEXTS))
     assert cosines.max() < 0.99
     for other in {"last", "cls", "mean"} - {pooling}:
-        wrong = executor_of(dataclasses.replace(spec, pooling=other)).run("embed", sequences)  # type: ignore[arg-type]
+        wrong = compute(executor_of(dataclasses.replace(spec, pooling=other)), "embed", sequences)  # type: ignore[arg-type]
         # The one-word text may have few tokens, so the median over texts is looked at.
         assert np.median(np.abs(wrong.rows - expected).max(axis=1)) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize(("name", "pooling", "max_tokens"), EMBEDDINGS)
-def test_sub_batches_do_not_change_results_nor_order(name: str, pooling: str, max_tokens: int) -> None:
+def test_packs_do_not_change_results_nor_order(name: str, pooling: str, max_tokens: int) -> None:
     folder = folder_of(name)
     spec = spec_of("embed", folder, max_input_tokens=1024)
     sequences = Sequences.of(text_ids(folder, TEXTS * 2, max_tokens))
-    wide, narrow = (executor_of(spec, limits=limits).run("embed", sequences) for limits in (MUCH_PADDING, Limits(4, 512, 0.1)))
-    np.testing.assert_allclose(narrow.rows, wide.rows, atol=TOLERANCE)
-    assert narrow.padded_tokens < wide.padded_tokens
+    one, many = (compute(executor_of(spec, **limits), "embed", sequences) for limits in ({}, {"pack_rows": 4, "pack_tokens": 512}))
+    np.testing.assert_allclose(many.rows, one.rows, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(("name", "pooling", "tokens"), [("nomic", "mean", 3000), ("qwen3-embedding", "last", 8192)])
@@ -83,25 +82,18 @@ def test_long_texts(name: str, pooling: str, tokens: int) -> None:
     expected = reference.embed(folder, texts, pooling, tokens, config_of(name))
     pieces = text_ids(folder, texts, tokens)
     assert len(pieces[1]) == tokens
-    np.testing.assert_allclose(executor_of(spec).run("embed", Sequences.of(pieces)).rows, expected, atol=TOLERANCE)
+    np.testing.assert_allclose(compute(executor_of(spec), "embed", Sequences.of(pieces)).rows, expected, atol=TOLERANCE)
 
 
-def test_padding_without_a_mask_would_be_seen() -> None:
-    """The control of the tests above: an encoder that is not told what is padding answers differently."""
+def test_attention_across_sequences_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the tests above: an encoder whose tokens see their neighbours' answers differently."""
     folder = checkpoint("bge-base")
     spec = spec_of("embed", folder)
-    model = load_model(spec, FLOAT32)
-    pieces = text_ids(folder, TEXTS, 512)
-    short, longest = pieces[0], max(len(ids) for ids in pieces)
-    padded = torch.zeros(1, longest, dtype=torch.int64)
-    padded[0, : len(short)] = torch.from_numpy(short)
-    lengths = torch.tensor([len(short)])
-    with torch.inference_mode():
-        wrong = model(Batch(padded, lengths, None, torch.zeros_like(padded)))
-        right = model(Batch(padded, lengths, (torch.arange(longest) < len(short)).long()[None], torch.zeros_like(padded)))
-        alone = model(Batch(padded[:, : len(short)], lengths, None, torch.zeros(1, len(short), dtype=torch.int64)))
-    assert (right - alone).abs().max() < TOLERANCE
-    assert (wrong - alone).abs().max() > 100 * TOLERANCE
+    sequences = Sequences.of(text_ids(folder, TEXTS, 512))
+    right = compute(executor_of(spec), "embed", sequences).rows
+    monkeypatch.setattr(pack, "_runs", lambda lengths: [pack.Run(0, 1, sum(lengths))])
+    wrong = compute(executor_of(spec), "embed", sequences).rows
+    assert np.abs(right - wrong).max(axis=1).min() > 100 * TOLERANCE
 
 
 def test_qwen3_embedding_saved_as_a_causal_language_model(tmp_path: Path) -> None:
@@ -115,7 +107,7 @@ def test_qwen3_embedding_saved_as_a_causal_language_model(tmp_path: Path) -> Non
     causal.model.load_state_dict(base.state_dict())
     causal.save_pretrained(tmp_path / "model")
     sequences = Sequences.of(text_ids(folder, TEXTS, 256))
-    rows = [executor_of(spec_of("embed", path)).run("embed", sequences).rows for path in (folder, tmp_path / "model")]
+    rows = [compute(executor_of(spec_of("embed", path)), "embed", sequences).rows for path in (folder, tmp_path / "model")]
     np.testing.assert_allclose(rows[0], rows[1], atol=TOLERANCE)
 
 
@@ -134,7 +126,7 @@ def test_yes_no_scores_are_the_softmax_over_two_logits(name: str, suffix: str) -
     causal = checkpoint("qwen3-reranker") if name == "qwen3-reranker-seq-cls" else folder
     expected = reference.judge(causal, QUERY, TEXTS, max_tokens=512, suffix=suffix)
     assert spec.template_prefix == reference.PREFIX and spec.template_suffix == suffix
-    result = executor_of(spec).run("rerank", judged_sequences(folder, QUERY, TEXTS, 512, suffix))
+    result = compute(executor_of(spec), "rerank", judged_sequences(folder, QUERY, TEXTS, 512, suffix))
     np.testing.assert_allclose(sigmoid(result.rows), expected, atol=TOLERANCE)
     assert expected.max() - expected.min() > 0.05, "the documents must be told apart"
     without_template = reference.judge(causal, QUERY, TEXTS, max_tokens=512, suffix="")
@@ -148,12 +140,12 @@ def test_classifier_scores_are_those_of_each_pair_alone(name: str, max_tokens: i
     assert spec.max_tokens == max_tokens
     expected = reference.cross_encode(folder, QUERY, TEXTS, max_tokens)
     sequences = pair_sequences(folder, QUERY, TEXTS, max_tokens)
-    result = executor_of(spec).run("rerank", sequences)
+    result = compute(executor_of(spec), "rerank", sequences)
     np.testing.assert_allclose(sigmoid(result.rows), expected, atol=TOLERANCE)
     assert expected.max() - expected.min() > 0.05, "the documents must be told apart"
     if spec.segments:
-        flat = Sequences(sequences.ids, sequences.lengths, sequences.lengths)
-        wrong = executor_of(spec).run("rerank", flat)
+        flat = dataclasses.replace(sequences, second=sequences.lengths)
+        wrong = compute(executor_of(spec), "rerank", flat)
         assert np.abs(sigmoid(wrong.rows) - expected).max() > 0.001, "token types must matter"
 
 
@@ -164,7 +156,7 @@ def test_unknown_architecture_runs_on_sentence_transformers() -> None:
     spec = spec_of("embed", folder)
     assert not spec.recognised and spec.pooling is None and spec.dimensions == 64
     expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, batch_size=1)
-    result = executor_of(spec).run("embed", Sequences.of(text_ids(folder, TEXTS, spec.max_tokens)))
+    result = compute(executor_of(spec), "embed", Sequences.of(text_ids(folder, TEXTS, spec.max_tokens)))
     np.testing.assert_allclose(result.rows, expected, atol=TOLERANCE)
 
 
@@ -172,7 +164,7 @@ def test_sentence_transformers_and_the_own_path_agree() -> None:
     folder = Path(minilm_path())
     spec = spec_of("embed", folder)
     sequences = Sequences.of(text_ids(folder, TEXTS, spec.max_tokens))
-    own, other = (executor_of(s).run("embed", sequences).rows for s in (spec, unrecognised(spec)))
+    own, other = (compute(executor_of(s), "embed", sequences).rows for s in (spec, unrecognised(spec)))
     np.testing.assert_allclose(own, other, atol=TOLERANCE)
 
 
@@ -181,15 +173,15 @@ def test_bfloat16_stays_near(name: str) -> None:
     folder = folder_of(name)
     spec = spec_of("embed", folder, max_input_tokens=256)
     sequences = Sequences.of(text_ids(folder, TEXTS, 256))
-    exact = executor_of(spec).run("embed", sequences).rows
-    coarse = executor_of(spec, Device("cpu", torch.bfloat16, "sdpa"), Limits(4, 512, 0.2)).run("embed", sequences).rows
+    exact = compute(executor_of(spec), "embed", sequences).rows
+    coarse = compute(executor_of(spec, Device("cpu", torch.bfloat16, "sdpa"), 4, 512), "embed", sequences).rows
     assert (exact * coarse).sum(1).min() > 0.999
     np.testing.assert_allclose(np.linalg.norm(coarse, axis=1), 1, atol=TOLERANCE)
 
 
 def test_a_sequence_without_tokens_is_answered() -> None:
     spec = spec_of("embed", checkpoint("qwen3-embedding"))
-    rows = executor_of(spec).run("embed", Sequences.of([np.zeros(0, np.int32), np.array([9693], np.int32)])).rows
+    rows = compute(executor_of(spec), "embed", Sequences.of([np.zeros(0, np.int32), np.array([9693], np.int32)])).rows
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=TOLERANCE)
 
 
@@ -207,17 +199,21 @@ def test_missing_weights_are_an_error_not_random_values(tmp_path: Path) -> None:
 
 
 class FakeMemory:
-    """FAKE device memory: a model that computes truly, but says out of memory above `positions`, as a full GPU does (none is here)."""
+    """FAKE device memory: a model that computes truly, but says out of memory above `tokens`, as a full GPU does (none is here)."""
 
-    def __init__(self, model: Any, positions: int, error: Callable[[str], Exception] = torch.OutOfMemoryError) -> None:
-        self.model, self.positions, self.error = model, positions, error
-        self.spec, self.pad_id, self.columns = model.spec, model.pad_id, model.columns
+    def __init__(self, model: Any, tokens: int, error: Callable[[str], Exception] = torch.OutOfMemoryError) -> None:
+        self.model, self.tokens, self.error = model, tokens, error
+        self.spec, self.layout, self.columns = model.spec, model.layout, model.columns
 
-    def __call__(self, batch: Batch) -> torch.Tensor:
-        if batch.ids.numel() > self.positions:
+    def __call__(self, pack: Pack) -> torch.Tensor:
+        if pack.tokens > self.tokens:
             raise self.error("CUDA out of memory. Tried to allocate more than there is")
-        rows: torch.Tensor = self.model(batch)
+        rows: torch.Tensor = self.model(pack)
         return rows
+
+
+def full_executor(model: Any, *fake: Any) -> PackedExecutor:
+    return PackedExecutor({model.spec.role: FakeMemory(model, *fake)}, "cpu", 64, 1 << 20)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
@@ -227,8 +223,8 @@ def test_out_of_memory_halves_until_it_fits(error: type[Exception]) -> None:
     model = load_model(spec, FLOAT32)
     pieces = text_ids(folder, TEXTS, 512)
     sequences = Sequences.of(pieces)
-    expected = PaddedExecutor({"embed": model}, "cpu", MUCH_PADDING).run("embed", sequences)
-    result = PaddedExecutor({"embed": FakeMemory(model, 400, error)}, "cpu", MUCH_PADDING).run("embed", sequences)
+    expected = compute(PackedExecutor({"embed": model}, "cpu", 64, 1 << 20), "embed", sequences)
+    result = compute(full_executor(model, 400, error), "embed", sequences)
     assert result.oom_splits >= 2
     too_long = [n for n, ids in enumerate(pieces) if len(ids) > 400]
     assert too_long and sorted(result.failed) == too_long
@@ -261,8 +257,7 @@ def test_memory_that_others_took_counts_as_out_of_memory(error: Exception) -> No
     spec = spec_of("embed", checkpoint("bge-base"))
     model = load_model(spec, FLOAT32)
     sequences = Sequences.of([np.arange(5, 5 + n, dtype=np.int32) for n in (30, 20, 10)])
-    full = FakeMemory(model, 40, lambda message: error)
-    result = PaddedExecutor({"embed": full}, "cpu", MUCH_PADDING).run("embed", sequences)
+    result = compute(full_executor(model, 40, lambda message: error), "embed", sequences)
     assert result.oom_splits > 0 and not result.failed and np.isfinite(result.rows).all()
 
 
@@ -295,4 +290,4 @@ def test_an_error_of_the_device_while_loading_does_not_accuse_the_model(monkeypa
 def test_other_errors_are_not_swallowed() -> None:
     spec = spec_of("embed", checkpoint("bge-base"))
     with pytest.raises(IndexError):
-        executor_of(spec).run("embed", Sequences.of([np.array([spec.vocabulary], np.int32)]))
+        compute(executor_of(spec), "embed", Sequences.of([np.array([spec.vocabulary], np.int32)]))

@@ -23,13 +23,13 @@ def _nan(*_: object) -> None:
 
 
 def _wrap(act: object) -> None:
-    """Call `act(self, role, sequences)` before the padded executor's inner step, once that module is imported."""
+    """Call `act(module)` on the packed executor's module once it is imported."""
     import importlib.abc
     import importlib.machinery
 
     class Finder(importlib.abc.MetaPathFinder):
         def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
-            if name != "embed_service.engine.padded":
+            if name != "embed_service.engine.packed":
                 return None
             sys.meta_path.remove(self)
             spec = importlib.machinery.PathFinder.find_spec(name, path)
@@ -46,27 +46,37 @@ def _wrap(act: object) -> None:
 
 
 def _poison(module) -> None:  # type: ignore[no-untyped-def]
-    token, run = int(os.environ["FAULT_TOKEN"]), module.PaddedExecutor.run
+    token, run = int(os.environ["FAULT_TOKEN"]), module.PackedExecutor.run
 
-    def poisoned(self, role, sequences):  # type: ignore[no-untyped-def]
-        if (sequences.ids == token).any():
+    def poisoned(self, prepared):  # type: ignore[no-untyped-def]
+        if (prepared.sequences.ids == token).any():
             os._exit(9)
-        return run(self, role, sequences)
+        return run(self, prepared)
 
-    module.PaddedExecutor.run = poisoned
+    module.PackedExecutor.run = poisoned
 
 
 def _oom(module) -> None:  # type: ignore[no-untyped-def]
     import torch
 
-    most, make_batch = int(os.environ["FAULT_SEQUENCES"]), module.make_batch
+    most, init = int(os.environ["FAULT_SEQUENCES"]), module.PackedExecutor.__init__
 
-    def full(sequences, model, device):  # type: ignore[no-untyped-def]
-        if len(sequences) > most:
-            raise torch.OutOfMemoryError("FAKE: out of memory")
-        return make_batch(sequences, model, device)
+    class Full:
+        def __init__(self, model):  # type: ignore[no-untyped-def]
+            self.model = model
 
-    module.make_batch = full
+        def __getattr__(self, name):  # type: ignore[no-untyped-def]
+            return getattr(self.model, name)
+
+        def __call__(self, pack):  # type: ignore[no-untyped-def]
+            if len(pack.lengths) > most:
+                raise torch.OutOfMemoryError("FAKE: out of memory")
+            return self.model(pack)
+
+    def full(self, models, *rest):  # type: ignore[no-untyped-def]
+        init(self, {role: Full(model) for role, model in models.items()}, *rest)
+
+    module.PackedExecutor.__init__ = full
 
 
 if "embed_service.engine" in sys.orig_argv:
