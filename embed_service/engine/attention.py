@@ -77,30 +77,34 @@ def varlen_works() -> str | None:
 
     Tried on sequences of unequal length and with more keys than queries: a causal mask must then end at the last key.
     """
-    generator = torch.Generator("cuda").manual_seed(0)
+    try:
+        return _tried("cuda")
+    except (ImportError, AssertionError, RuntimeError, TypeError, ValueError) as error:  # not built for this GPU, or a torch without it
+        return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _tried(device: str) -> str | None:
+    generator = torch.Generator(device).manual_seed(0)
     lengths, more = [5, 130, 64], 33
     total = sum(lengths)
 
     def random(tokens: int, heads: int) -> torch.Tensor:
-        return torch.randn(tokens, heads, 128, device="cuda", dtype=torch.bfloat16, generator=generator)
+        return torch.randn(tokens, heads, 128, device=device, dtype=torch.bfloat16, generator=generator)
 
     def cumulative(sizes: list[int]) -> torch.Tensor:
-        return torch.tensor([0, *sizes], device="cuda").cumsum(0).to(torch.int32)
+        return torch.tensor([0, *sizes], device=device).cumsum(0).to(torch.int32)
 
-    try:
-        query, key, value = random(total, 4), random(total + more * len(lengths), 2), random(total + more * len(lengths), 2)
-        key_lengths = [length + more for length in lengths]
-        out = _call_varlen(query, key, value, cumulative(lengths), cumulative(key_lengths), max(lengths), max(key_lengths), True, None)
-        parts = torch.split(query, lengths), torch.split(key, key_lengths), torch.split(value, key_lengths), torch.split(out, lengths)
-        for q, k, v, o in zip(*parts, strict=True):
-            mask = torch.ones(len(q), len(k), dtype=torch.bool, device="cuda").tril(len(k) - len(q))
-            k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
-            q, k, v = (x.float().transpose(0, 1)[None] for x in (q, k, v))
-            expected = scaled_dot_product_attention(q, k, v, attn_mask=mask)[0]
-            if (expected.transpose(0, 1) - o.float()).abs().max() > TOLERANCE:
-                return "it computes something else than scaled-dot-product attention"
-    except (ImportError, RuntimeError, TypeError, ValueError) as error:  # not built for this GPU, or a torch without it
-        return str(error).strip().partition("\n")[0] or type(error).__name__
+    query, key, value = random(total, 4), random(total + more * len(lengths), 2), random(total + more * len(lengths), 2)
+    key_lengths = [length + more for length in lengths]
+    out = _call_varlen(query, key, value, cumulative(lengths), cumulative(key_lengths), max(lengths), max(key_lengths), True, None)
+    parts = torch.split(query, lengths), torch.split(key, key_lengths), torch.split(value, key_lengths), torch.split(out, lengths)
+    for q, k, v, o in zip(*parts, strict=True):
+        mask = torch.ones(len(q), len(k), dtype=torch.bool, device=device).tril(len(k) - len(q))
+        k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+        q, k, v = (x.float().transpose(0, 1)[None] for x in (q, k, v))
+        expected = scaled_dot_product_attention(q, k, v, attn_mask=mask)[0]
+        if (expected.transpose(0, 1) - o.float()).abs().max() > TOLERANCE:
+            return "it computes something else than scaled-dot-product attention"
     return None
 
 
