@@ -13,7 +13,7 @@ from embed_service.models.repository import POOLINGS, Repository
 from embed_service.models.spec import Kind, ModelSpec, Pooling, Role
 from embed_service.settings import Settings
 
-PADDED_MODULES = {"Transformer", "Pooling", "Normalize"}
+PACKED_MODULES = {"Transformer", "Pooling", "Normalize"}
 CHOOSE_A_RERANKER = "Choose a reranker, for example Qwen/Qwen3-Reranker-0.6B or BAAI/bge-reranker-v2-m3"
 # Old names in a nomic config. Its n_positions stands before transformers' default of 2048: rotary positions have no table.
 OLD_NOMIC = {"n_positions": "max_position_embeddings", "n_embd": "hidden_size"}
@@ -62,7 +62,7 @@ def _embedding(repository: Repository, architecture: Architecture | None, common
     kinds = architecture.kinds if architecture else frozenset[Kind]()
     recognised = (
         "embedding" in kinds
-        and set(repository.module_types) <= PADDED_MODULES
+        and set(repository.module_types) <= PACKED_MODULES
         and len(modes) <= 1
         and all(mode in POOLINGS for mode in modes)
     )

@@ -91,7 +91,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     }
     with ServiceProcess(environment, tmp_path_factory.mktemp("models") / "service.log") as process:
         health = process.wait_healthy(300)
-        assert health["engine"]["executor"] == ("sentence-transformers" if embedder.name == "distilbert" else "padded")
+        assert health["engine"]["executor"] == ("sentence-transformers" if embedder.name == "distilbert" else "packed")
         with process.client() as client:
             yield Served(embedder, reranker, client)
 
