@@ -18,6 +18,7 @@ EXPECTED = (
     "embed_padded_tokens_total", "embed_padding_efficiency_ratio", "embed_truncated_inputs_total", "embed_out_of_memory_splits_total",
     "embed_failed_rows_total", "embed_engine_restarts_total", "embed_requeued_sequences_total", "embed_dropped_clients_total",
     "embed_queued_sequences", "embed_queued_tokens", "embed_token_budget", "embed_ready", "embed_engine_up", "embed_model_info",
+    "embed_cache_hits_total", "embed_cache_misses_total", "embed_cache_bytes",
 )  # fmt: skip
 
 
