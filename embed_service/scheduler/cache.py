@@ -23,7 +23,7 @@ __all__ = ["ENTRY_BYTES", "Caching", "ResultCache", "keys_of"]
 Caching = Literal["reuse", "refresh", "off"]  # refresh: computed anew and kept; off: neither looked up nor kept
 
 KEY_BYTES = 16
-ENTRY_BYTES = 256  # beside a row's numbers: two bytes objects and their place in the OrderedDict, as the allocator rounds them
+ENTRY_BYTES = 320  # beside a row's numbers, at most: two bytes objects and their place in an OrderedDict that was turned over
 
 
 def keys_of(source: tuple[object, ...], sequences: Sequence[Int32], second: Sequence[int | None]) -> list[bytes]:

@@ -8,6 +8,8 @@ import httpx
 import numpy as np
 import pytest
 
+from qmdctl.laptop.requests import LaptopProbe
+from qmdctl.probes import Probe
 from tests.support.checkpoints import checkpoint
 from tests.support.service import ServiceProcess
 from tests.support.texts import prose
@@ -125,6 +127,21 @@ def test_a_client_that_wants_it_computed(client: httpx.Client, directive: str, k
     assert tokens({"cache-control": directive}) == one
     assert tokens({}) == (0 if kept else one)
     assert tokens({"cache-control": "max-age=5"}) == 0
+
+
+@only
+@pytest.mark.parametrize("kind", [Probe, LaptopProbe])
+def test_the_probes_of_qmdctl_are_computed_each_time(client: httpx.Client, kind: type[Probe]) -> None:
+    url = str(client.base_url).rstrip("/")
+    probe = Probe("embed", url) if kind is Probe else LaptopProbe("embed", url, 20, None, httpx.Client(trust_env=False))
+    costs = []
+    for _ in range(2):
+        for role, ask in (("embed", probe.embedding), ("rerank", lambda: Probe.rerank(probe))):
+            before = computed_tokens(client, role)
+            ask()
+            costs.append(computed_tokens(client, role) - before)
+    assert costs[:2] == costs[2:]
+    assert min(costs) > 0
 
 
 @only

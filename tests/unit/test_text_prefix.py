@@ -16,7 +16,7 @@ from embed_service.text.tokens import TextTokenizer, Tokenised
 from tests.support.checkpoints import checkpoint
 
 MOST = 400
-# Both end in a token that has joined the space behind "<Document>:", so the prefix is a token shorter than the text before them.
+# The first token of each joins the space behind "<Document>:", so a prefix of text would end inside it.
 MERGING = ["the cat sat", "a dog ran"]
 
 
