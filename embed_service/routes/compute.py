@@ -154,7 +154,7 @@ class Computation:
 
 
 def _distinct(sequences: Sequence[Tokenised]) -> tuple[list[Tokenised], list[int]]:
-    """The first of each run of equal sequences, and which of them each sequence is.
+    """Each sequence once, in the order of its first occurrence, and where each of `sequences` stands among them.
 
     The prefix of the first holds for all: what it shares with its own query's documents, it does share.
     """
