@@ -68,6 +68,10 @@ class Settings(BaseSettings):
     interactive_max_texts: int = Field(8, ge=0, description="Embedding requests of at most so many texts are interactive.")
     interactive_max_tokens: int = Field(2_048, ge=0, description="Embedding requests of at most so many tokens are interactive.")
 
+    result_cache_mb: float = Field(
+        64, ge=0, allow_inf_nan=False, description="Memory for query vectors and rerank scores that may be asked again, in MB; 0: none."
+    )
+
     # Limits
     max_input_tokens: int = Field(8_192, ge=8, description="Longest sequence; the model's own limit applies where it is lower.")
     max_body_mib: int = Field(32, ge=1, description="Largest request body, in MiB (413 above).")

@@ -1,4 +1,8 @@
-"""The embedding fingerprint: two indexes made under the same one can be searched together."""
+"""Fingerprints: what answers depend on.
+
+Two indexes made under the same embedding fingerprint can be searched together. Under the same computing fingerprint equal token ids have
+equal rows, on one device and in one precision.
+"""
 
 from __future__ import annotations
 
@@ -24,3 +28,9 @@ def embedding_fingerprint(spec: ModelSpec, prompt_policy: str) -> str:
         "prompt_policy": prompt_policy,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def computing_fingerprint(spec: ModelSpec) -> str:
+    """64 hexadecimal digits over the whole of `spec` but where its files lie, for either role."""
+    parts = {name: value for name, value in spec.to_wire().items() if name != "path"}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
@@ -17,16 +18,18 @@ from embed_service.models.spec import ModelSpec, Role
 from embed_service.routes.peers import caller_of
 from embed_service.routes.record import record_of
 from embed_service.telemetry import metrics
-from embed_service.text.tokens import Int32, Tokenised
+from embed_service.text.tokens import Tokenised
 
 if TYPE_CHECKING:
+    from embed_service.scheduler.cache import Caching
     from embed_service.scheduler.service import Service
     from embed_service.settings import Settings
 
-__all__ = ["Computation", "answered_model", "lane_of", "model_header"]
+__all__ = ["Computation", "answered_model", "caching_of", "lane_of", "model_header"]
 
 T = TypeVar("T")
 Lane = Literal["interactive", "bulk"]
+LARGE_TOKENS = 65_536  # from here on comparing sequences takes part of a millisecond
 
 
 def lane_of(request: Request) -> Lane | None:
@@ -40,6 +43,12 @@ def lane_of(request: Request) -> Lane | None:
     if lane == "bulk":
         return "bulk"
     raise BadRequest("x-lane: must be 'interactive' or 'bulk'. Leave the header out to let the server choose.", param="x-lane")
+
+
+def caching_of(request: Request) -> Caching:
+    """What the request's Cache-Control allows (RFC 9111, 5.2.1): `no-cache` wants it computed, `no-store` wants nothing kept besides."""
+    directives = {part.partition("=")[0].strip().lower() for line in request.headers.getlist("cache-control") for part in line.split(",")}
+    return "off" if "no-store" in directives else "refresh" if "no-cache" in directives else "reuse"
 
 
 def answered_model(asked: object, served: str, aliases: Sequence[str]) -> str:
@@ -100,14 +109,18 @@ class Computation:
         """float32 [n, dimensions] or [n, 1]: a row for each sequence; equal sequences are computed once."""
         lane = self.lane or default_lane
         record_of(self.request).lane = lane
-        first: dict[tuple[bytes, int | None], int] = {}
-        inverse = [first.setdefault((s.ids.tobytes(), s.second), len(first)) for s in sequences]
-        distinct: list[Int32] = [np.frombuffer(ids, np.int32) for ids, _ in first]
-        caller = await caller_of(self.request.scope, self.state.peers)
-        job = await self.service.compute(role, distinct, [second for _, second in first], lane=lane, caller=caller)
-        assert job.rows is not None
-        self.queue_seconds, self.compute_seconds = job.queue_seconds, job.compute_seconds
-        return job.rows if len(distinct) == len(sequences) else job.rows[inverse]
+        distinct, inverse = _distinct(sequences) if self.tokens < LARGE_TOKENS else await asyncio.to_thread(_distinct, sequences)
+        computed = await self.service.compute(
+            role,
+            [s.ids for s in distinct],
+            [s.second for s in distinct],
+            [s.prefix for s in distinct],
+            lane=lane,
+            caller=await caller_of(self.request.scope, self.state.peers),
+            caching=caching_of(self.request),
+        )
+        self.queue_seconds, self.compute_seconds = computed.queue_seconds, computed.compute_seconds
+        return computed.rows if len(distinct) == len(sequences) else computed.rows[inverse]
 
     def headers(self, model: str) -> dict[str, str]:
         """Of an answer by the model with this id."""
@@ -138,3 +151,19 @@ class Computation:
                     param=name,
                     code="context_length_exceeded",
                 )
+
+
+def _distinct(sequences: Sequence[Tokenised]) -> tuple[list[Tokenised], list[int]]:
+    """Each sequence once, in the order of its first occurrence, and where each of `sequences` stands among them.
+
+    The prefix of the first holds for all: what it shares with its own query's documents, it does share.
+    """
+    first: dict[tuple[bytes, int | None], int] = {}
+    distinct: list[Tokenised] = []
+    inverse = []
+    for sequence in sequences:
+        index = first.setdefault((sequence.ids.tobytes(), sequence.second), len(first))
+        if index == len(distinct):
+            distinct.append(sequence)
+        inverse.append(index)
+    return distinct, inverse

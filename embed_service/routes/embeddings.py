@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -43,15 +44,17 @@ async def _embed(computation: Computation, wanted: EmbeddingsRequest) -> Respons
         computation.refuse_cut(sequences, spec, "input")
     computation.count("embed", sequences)
     rows = await computation.rows("embed", sequences, _lane(settings, sequences))
-    if wanted.dimensions is not None:
-        rows = shorten(rows, wanted.dimensions, spec.matryoshka_layer_norm)
-    values = embedding_values(rows, wanted.encoding_format or "float")
-    body = {
-        "object": "list",
-        "model": answered_model(wanted.model, spec.id, settings.embed_model_aliases),
-        "data": [{"object": "embedding", "index": index, "embedding": value} for index, value in enumerate(values)],
-        "usage": usage(computation),
-    }
+
+    def body() -> dict[str, Any]:
+        short = rows if wanted.dimensions is None else shorten(rows, wanted.dimensions, spec.matryoshka_layer_norm)
+        values = embedding_values(short, wanted.encoding_format or "float")
+        return {
+            "object": "list",
+            "model": answered_model(wanted.model, spec.id, settings.embed_model_aliases),
+            "data": [{"object": "embedding", "index": index, "embedding": value} for index, value in enumerate(values)],
+            "usage": usage(computation),
+        }
+
     return await json_answer(computation.request, body, computation.headers(spec.id), rows.size)
 
 

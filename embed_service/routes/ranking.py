@@ -88,6 +88,7 @@ async def _judged(
         if refused and head.cut:
             raise _too_long(refused, tokenizer.spec)
         sequences = await pool.map(partial(tokenizer.pairs.documents, head, max_tokens_per_doc=most), [pairs[i][1] for i in indices])
+        sequences = await pool.run(partial(tokenizer.pairs.shared, sequences))
         found.update(zip(indices, sequences, strict=True))
     return [found[index] for index in range(len(pairs))]
 

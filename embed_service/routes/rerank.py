@@ -51,15 +51,17 @@ async def _rerank(computation: Computation, wanted: RerankRequest) -> Response:
         results = [{"index": int(index), "score": float(scores[index])} for index in best]
         served_id = ranking.spec.id
     headers = computation.headers(served_id)
+    with_documents = bool(wanted.return_text or wanted.return_documents)
+    size = sum(len(candidates[result["index"]]) for result in results) if with_documents else len(results)
     if tei:
-        if wanted.return_text or wanted.return_documents:
+        if with_documents:
             results = [{**result, "text": candidates[result["index"]]} for result in results]
-        return await json_answer(computation.request, results, headers)
+        return await json_answer(computation.request, results, headers, size)
     body = {
         "id": f"rerank-{uuid.uuid4().hex}",
         "object": "rerank",
         "model": answered_model(wanted.model, served_id, computation.settings.rerank_model_aliases),
-        "results": [_result(result, candidates, bool(wanted.return_documents or wanted.return_text)) for result in results],
+        "results": [_result(result, candidates, with_documents) for result in results],
         "usage": usage(computation),
         "meta": {
             "api_version": {"version": "2"},
@@ -67,7 +69,7 @@ async def _rerank(computation: Computation, wanted: RerankRequest) -> Response:
             "tokens": {"input_tokens": computation.tokens},
         },
     }
-    return await json_answer(computation.request, body, headers)
+    return await json_answer(computation.request, body, headers, size)
 
 
 def _result(result: dict[str, Any], candidates: list[str], with_document: bool) -> dict[str, Any]:

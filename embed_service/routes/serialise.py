@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -13,16 +14,22 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
+if TYPE_CHECKING:
+    from embed_service.settings import Settings
+
 __all__ = ["embedding_values", "json_answer", "shorten"]
 
-LARGE_NUMBERS = 65_536  # from here on serialising takes milliseconds
+LARGE = 32_768  # numbers or characters: from here on serialising takes about a millisecond or more
 
 
 def embedding_values(rows: NDArray[np.float32], encoding: str) -> list[Any]:
-    """One value per row of float32 [n, d]: an array that orjson writes in shortest float32 form, or base64 of little-endian float32."""
+    """One value per row of float32 [n, d] for orjson: its JSON text in shortest float32 form, or base64 of little-endian float32.
+
+    Row by row, because orjson holds the GIL for the whole of a call, in whatever thread: between two rows the event loop gets its turn.
+    """
     if encoding == "base64":
         return [base64.b64encode(row.astype("<f4", copy=False).tobytes()).decode() for row in rows]
-    return list(np.ascontiguousarray(rows))
+    return [orjson.Fragment(_dumps(row)) for row in np.ascontiguousarray(rows)]
 
 
 def shorten(rows: NDArray[np.float32], dimensions: int, layer_norm: bool) -> NDArray[np.float32]:
@@ -42,17 +49,20 @@ def shorten(rows: NDArray[np.float32], dimensions: int, layer_norm: bool) -> NDA
     return cut.astype(np.float32)
 
 
-async def json_answer(request: Request, body: Any, headers: dict[str, str], numbers: int = 0) -> Response:
-    """`body` as JSON, compressed when the client asks for gzip and it is GZIP_MIN_BYTES or more; `numbers` tells how large it is."""
-    least: int = request.app.state.settings.gzip_min_bytes
-    wants_gzip = accepts_gzip(request.headers.get("accept-encoding", ""))
-    if numbers < LARGE_NUMBERS:
-        content = _dumps(body)
-        compress = wants_gzip and len(content) >= least
+async def json_answer(request: Request, body: Any | Callable[[], Any], headers: dict[str, str], size: int = 0) -> Response:
+    """`body`, or what it returns, as JSON, compressed when the client asks for gzip and it is GZIP_MIN_BYTES or more.
+
+    `size` tells how many numbers or characters are in it: a large body is made, written and compressed in a thread.
+    """
+    settings: Settings = request.app.state.settings
+    least = settings.gzip_min_bytes if accepts_gzip(request.headers.get("accept-encoding", "")) else None
+    if size < LARGE:
+        content = _dumps(body() if callable(body) else body)
+        compress = least is not None and len(content) >= least
         if compress:
             content = await asyncio.to_thread(_gzip, content)
     else:
-        content, compress = await asyncio.to_thread(_both, body, least if wants_gzip else None)
+        content, compress = await asyncio.to_thread(_written, body, least)
     coding = {"content-encoding": "gzip"} if compress else {}
     return Response(content, 200, {**headers, "vary": "accept-encoding", **coding}, "application/json")
 
@@ -78,8 +88,8 @@ def _gzip(content: bytes) -> bytes:
     return gzip.compress(content, compresslevel=1, mtime=0)
 
 
-def _both(body: Any, least: int | None) -> tuple[bytes, bool]:
-    content = _dumps(body)
+def _written(body: Any | Callable[[], Any], least: int | None) -> tuple[bytes, bool]:
+    content = _dumps(body() if callable(body) else body)
     if least is not None and len(content) >= least:
         return _gzip(content), True
     return content, False

@@ -5,23 +5,29 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import structlog
 
 from embed_service.engine.sequences import Int32
 from embed_service.errors import ModelError, Unavailable
-from embed_service.models.fingerprint import embedding_fingerprint
+from embed_service.models.fingerprint import computing_fingerprint, embedding_fingerprint
 from embed_service.models.spec import ModelSpec, Role
+from embed_service.scheduler.cache import Caching, ResultCache, keys_of
 from embed_service.scheduler.health import describe_progress, health_body
 from embed_service.scheduler.lanes import Lanes
 from embed_service.scheduler.supervisor import Supervisor
-from embed_service.scheduler.work import Job, Lane
+from embed_service.scheduler.work import Float32, Job, Lane
 from embed_service.settings import Settings
 from embed_service.telemetry import metrics
 from embed_service.text.tokens import TextTokenizer
 
 log = structlog.get_logger(__name__)
+
+LARGE_TOKENS = 65_536  # from here on hashing the ids takes part of a millisecond
+MEGABYTE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,20 @@ class ServedModel:
 
     spec: ModelSpec
     tokenizer: TextTokenizer
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of what decides the row of given token ids."""
+        return computing_fingerprint(self.spec)
+
+
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """Rows float32 [n, columns] in the order asked for; seconds in the queue and in the engine, 0 where all rows were known."""
+
+    rows: Float32
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
 
 
 class Service:
@@ -43,6 +63,7 @@ class Service:
         self._served: dict[Role, ServedModel] = {}
         self._loading: asyncio.Task[None] | None = None
         self._fingerprint: str | None = None
+        self._cache = ResultCache(round(settings.result_cache_mb * MEGABYTE))
 
     async def start(self) -> None:
         """Spawn the engine and begin supervising. Returns at once."""
@@ -53,6 +74,7 @@ class Service:
         await self._supervisor.stop()
 
     def _on_described(self, specs: dict[Role, ModelSpec]) -> None:
+        self._cache.clear()  # another engine: other models, or the one before was ended because it computed wrongly
         self._loading = asyncio.create_task(self._load_tokenizers(specs))
 
     async def _load_tokenizers(self, specs: dict[Role, ModelSpec]) -> None:
@@ -94,13 +116,66 @@ class Service:
         """The model if its tokeniser is loaded, without waiting."""
         return self._served.get(role)
 
-    async def compute(self, role: Role, sequences: list[Int32], second: list[int | None] | None, *, lane: Lane, caller: str) -> Job:
-        """Queue sequences and wait for all rows; the finished Job has rows, queue_seconds, compute_seconds.
+    async def compute(
+        self,
+        role: Role,
+        sequences: list[Int32],
+        second: list[int | None] | None = None,
+        prefix: list[int] | None = None,
+        *,
+        lane: Lane,
+        caller: str,
+        caching: Caching = "reuse",
+    ) -> Computed:
+        """The rows of distinct sequences, after the result cache and the queue.
 
         Cancelling the awaiting task drops what is still queued. Raises Unavailable (queue full, deadline, engine down), InternalError (a
         sequence that the model cannot compute).
         """
-        job = Job(role, lane, caller, sequences, second or [None] * len(sequences), asyncio.get_running_loop().create_future())
+        second = second or [None] * len(sequences)
+        prefix = prefix or [0] * len(sequences)
+        source = self._source(role) if lane == "interactive" and caching != "off" and self._cache.limit else None
+        if source is None:
+            return await self._queued(role, sequences, second, prefix, lane=lane, caller=caller)
+        if sum(len(s) for s in sequences) < LARGE_TOKENS:
+            keys = keys_of(source, sequences, second)
+        else:
+            keys = await asyncio.to_thread(keys_of, source, sequences, second)
+        known: dict[int, Float32] = {}
+        if caching == "reuse" and source == self._source(role) and self._supervisor.ready.is_set():
+            known = self._cache.get(role, keys)
+        missing = [i for i in range(len(sequences)) if i not in known]
+        if not missing:
+            return Computed(np.stack([known[i] for i in range(len(sequences))]))
+        # A prefix that was common to all is common to those that are left.
+        computed = await self._queued(
+            role, [sequences[i] for i in missing], [second[i] for i in missing], [prefix[i] for i in missing], lane=lane, caller=caller
+        )
+        if source == self._source(role):  # else another engine computed some of them
+            self._cache.put([keys[i] for i in missing], computed.rows)
+        if not known:
+            return computed
+        rows = np.empty((len(sequences), computed.rows.shape[1]), np.float32)
+        rows[missing] = computed.rows
+        for index, row in known.items():
+            rows[index] = row
+        return Computed(rows, computed.queue_seconds, computed.compute_seconds)
+
+    def _source(self, role: Role) -> tuple[object, ...] | None:
+        """What decides a sequence's row beside its ids; None while nothing is served.
+
+        The engine's number is in it because a canary finds damaged weights only some time after they damaged rows.
+        """
+        served, state = self._served.get(role), self._supervisor.state
+        if served is None:
+            return None
+        return (role, served.fingerprint, state.device, state.dtype, state.attention, state.executor, state.restarts)
+
+    async def _queued(
+        self, role: Role, sequences: list[Int32], second: list[int | None], prefix: list[int], *, lane: Lane, caller: str
+    ) -> Computed:
+        """Queue sequences and wait for all rows."""
+        job = Job(role, lane, caller, sequences, second, asyncio.get_running_loop().create_future(), prefix)
         if self._lanes.queued_tokens + job.tokens > self.settings.max_queued_tokens:
             message = f"The queue is full: {self._lanes.queued_tokens} tokens wait (MAX_QUEUED_TOKENS = {self.settings.max_queued_tokens})."
             raise Unavailable(message, retry_after_seconds=5, code="queue_full")
@@ -118,7 +193,8 @@ class Service:
                 self._lanes.drop(job)
                 job.done.cancel()
                 self._supervisor.dispatcher.pump()
-        return job
+        assert job.rows is not None
+        return Computed(job.rows, job.queue_seconds, job.compute_seconds)
 
     def fingerprint(self) -> str | None:
         """The embedding fingerprint, once the embedding model is described."""

@@ -60,6 +60,9 @@ queued_tokens = Gauge("embed_queued_tokens", "Tokens that wait.", registry=REGIS
 token_budget = Gauge("embed_token_budget", "Most positions that the next micro-batch may have.", ("role",), registry=REGISTRY)
 ready = Gauge("embed_ready", "1 while /health is green.", registry=REGISTRY)
 engine_up = Gauge("embed_engine_up", "1 while the engine's models are loaded.", registry=REGISTRY)
+cache_hits = Counter("embed_cache_hits", "Sequences answered from the result cache.", ("role",), registry=REGISTRY)
+cache_misses = Counter("embed_cache_misses", "Sequences looked up in the result cache and not found.", ("role",), registry=REGISTRY)
+cache_bytes = Gauge("embed_cache_bytes", "Memory of the result cache.", registry=REGISTRY)
 model = Info("embed_model", "What is served.", registry=REGISTRY)
 
 
@@ -74,7 +77,7 @@ def _present_from_start() -> None:
     for role in ROLES:
         for metric in (
             tokenise_seconds, compute_seconds, batch_tokens, batch_sequences, computed_tokens, padded_tokens,
-            padding_efficiency, truncated_inputs, failed_rows, token_budget,
+            padding_efficiency, truncated_inputs, failed_rows, token_budget, cache_hits, cache_misses,
         ):  # fmt: skip
             metric.labels(role)
     for cause in RESTART_CAUSES:

@@ -11,7 +11,7 @@ A document that is too long is cut first, but keeps a few tokens; then the query
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from embed_service.errors import BadRequest, ModelError
 from embed_service.text.tokens import CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS, Int32, TextTokenizer, Tokenised
 
-__all__ = ["Head", "PairTokenizer"]
+__all__ = ["Head", "PairTokenizer", "common_prefix"]
 
 MIN_DOCUMENT_TOKENS = 64  # what a query that is too long leaves to each document
 MIN_BODY_TOKENS = 32
@@ -97,6 +97,14 @@ class PairTokenizer:
             return self._judged(head, documents, max_tokens_per_doc)
         return self._paired(head, documents, max_tokens_per_doc)
 
+    def shared(self, sequences: list[Tokenised]) -> list[Tokenised]:
+        """All sequences of one query, each told how long a prefix they have in common.
+
+        A cross-encoder without a template shares nothing: its tokens see what follows them.
+        """
+        prefix = common_prefix([s.ids for s in sequences]) if self.templated else 0
+        return [replace(s, prefix=prefix) for s in sequences] if prefix else sequences
+
     def _judged(self, head: Head, documents: Sequence[str], most: int | None) -> list[Tokenised]:
         room = self._room - len(head.ids)
         room = min(room, most) if most else room
@@ -138,6 +146,24 @@ class PairTokenizer:
     def _sequence(parts: list[Int32], cut: bool, over: int, second: int | None = None) -> Tokenised:
         ids = np.concatenate(parts)
         return Tokenised(ids, len(ids) + (max(over, 1) if cut else 0), second)
+
+
+def common_prefix(sequences: Sequence[Int32]) -> int:
+    """Length of the longest common prefix of int32 arrays that leaves each a token of its own; 0 unless two of them differ.
+
+    Of ids and not of texts: a document's first token may have joined the space before it, or begin like all others.
+    """
+    if not sequences:
+        return 0
+    first = sequences[0]
+    if all(np.array_equal(first, other) for other in sequences):
+        return 0
+    length = min(len(s) for s in sequences) - 1
+    for other in sequences:
+        differs = first[:length] != other[:length]
+        if differs.any():
+            length = int(differs.argmax())
+    return max(length, 0)
 
 
 def _splits_before_space(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> bool:

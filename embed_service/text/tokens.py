@@ -36,11 +36,13 @@ FEWEST_CHARACTERS = 65_536  # tokenised whole in any case: it takes milliseconds
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokenised:
     """`ids` int32 [length], special tokens included and not longer than the limit; `full` is the length before the cut (at least, for huge
-    texts); `second` is where the second segment (token type 1) begins, or None."""
+    texts); `second` is where the second segment (token type 1) begins, or None; `prefix` is how many of its first tokens it has in common
+    with the others of its query, so that they are computed once: less than `len(ids)`, 0 where nothing is shared."""
 
     ids: Int32
     full: int
     second: int | None = None
+    prefix: int = 0
 
     @property
     def cut(self) -> bool:

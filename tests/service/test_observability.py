@@ -9,7 +9,7 @@ from collections.abc import Callable
 import httpx
 
 from tests.service.conftest import TEXTS, embed, metric, rerank
-from tests.support.service import ServiceProcess
+from tests.support.service import ServiceProcess, poll
 
 Start = Callable[..., ServiceProcess]
 EXPECTED = (
@@ -18,6 +18,7 @@ EXPECTED = (
     "embed_padded_tokens_total", "embed_padding_efficiency_ratio", "embed_truncated_inputs_total", "embed_out_of_memory_splits_total",
     "embed_failed_rows_total", "embed_engine_restarts_total", "embed_requeued_sequences_total", "embed_dropped_clients_total",
     "embed_queued_sequences", "embed_queued_tokens", "embed_token_budget", "embed_ready", "embed_engine_up", "embed_model_info",
+    "embed_cache_hits_total", "embed_cache_misses_total", "embed_cache_bytes",
 )  # fmt: skip
 
 
@@ -69,6 +70,8 @@ def test_logs_are_json_with_request_ids_and_without_texts(breakable: Start) -> N
         client.post("/v1/embeddings", json={"input": [secret, 3]})
         client.post("/tokenize", json={"input": secret})
     assert answer.headers["x-request-id"] == "my-request-1"
+    # A line is written after its answer was sent.
+    poll(lambda: service.log.read_text().count('"request_id"') >= 4, 10, "a line for each request")
     log = service.log.read_text()
     assert secret not in log
     lines = [json.loads(line) for line in log.splitlines()]
@@ -76,4 +79,3 @@ def test_logs_are_json_with_request_ids_and_without_texts(breakable: Start) -> N
     assert request["route"] == "/v1/embeddings"
     assert request["status"] == 200
     assert request["level"] == "info"
-    assert sum("request_id" in line for line in lines) >= 4

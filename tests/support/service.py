@@ -34,7 +34,7 @@ def poll(condition: Any, seconds: float, what: str, every: float = 0.05) -> Any:
 class ServiceProcess:
     """`python -m embed_service serve` with the given environment. A context manager.
 
-    The environment starts from nothing of ours: DEVICE=cpu, DTYPE=float32, HF_HUB_OFFLINE=1 unless given.
+    The environment starts from nothing of ours: DEVICE=cpu, DTYPE=float32, HF_HUB_OFFLINE=1, RESULT_CACHE_MB=0 unless given.
     """
 
     def __init__(self, environment: Mapping[str, str], log: Path, port: int | None = None) -> None:
@@ -50,6 +50,7 @@ class ServiceProcess:
             "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait starve the other processes of a test run
             "EMBED_MODEL": minilm_path(),
             "RERANK_MODEL": minilm_path(),
+            "RESULT_CACHE_MB": "0",  # so that every test's request reaches the engine
             **environment,
             "HOST": "127.0.0.1",
             "PORT": str(self.port),

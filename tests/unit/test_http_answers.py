@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import gzip
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import orjson
 import pytest
+from starlette.requests import Request
 
 from embed_service.app import create_app
+from embed_service.routes.body import read
+from embed_service.routes.compute import caching_of
 from embed_service.routes.openapi import OPERATIONS, build
 from embed_service.routes.page import render
 from embed_service.routes.paths import GET_PATHS, POST_PATHS
-from embed_service.routes.serialise import accepts_gzip, embedding_values, shorten
+from embed_service.routes.serialise import _dumps, accepts_gzip, embedding_values, json_answer, shorten
+from embed_service.schemas.embeddings import EmbeddingsRequest
 from embed_service.settings import Settings
 from embed_service.telemetry import metrics
+from embed_service.text.repair import parse_json
 
 
 def unit_rows(count: int = 5, dimensions: int = 16) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
@@ -58,6 +67,82 @@ def test_floats_are_in_shortest_float32_form_and_base64_is_exact() -> None:
     assert orjson.dumps([np.float32(0.1)], option=orjson.OPT_SERIALIZE_NUMPY) == b"[0.1]"
     for value, row in zip(embedding_values(rows, "base64"), rows, strict=True):
         assert np.array_equal(np.frombuffer(base64.b64decode(value), "<f4"), row)
+
+
+def request(**headers: str) -> Request:
+    app = SimpleNamespace(state=SimpleNamespace(settings=Settings()))
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "headers": raw, "app": app})
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+@pytest.mark.parametrize(("count", "off_the_loop"), [(1, False), (32, True)])
+def test_a_large_answer_is_made_and_written_off_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, count: int, encoding: str, off_the_loop: bool
+) -> None:
+    rows = unit_rows(count, 2_560)
+    threads: set[int] = set()
+
+    def body() -> dict[str, object]:
+        threads.add(threading.get_ident())
+        return {"data": embedding_values(rows, encoding)}
+
+    def dumps(value: object) -> bytes:
+        threads.add(threading.get_ident())
+        return _dumps(value)
+
+    monkeypatch.setattr("embed_service.routes.serialise._dumps", dumps)
+    answer = asyncio.run(json_answer(request(), body, {}, rows.size))
+    assert (threading.get_ident() not in threads) == off_the_loop
+    assert len(threads) == 1
+    assert bytes(answer.body) == orjson.dumps({"data": embedding_values(rows, encoding)})
+
+
+@pytest.mark.parametrize("count", [1, 32])
+def test_a_compressed_answer_is_the_same(count: int) -> None:
+    rows = unit_rows(count, 2_560)
+    plain = asyncio.run(json_answer(request(), lambda: embedding_values(rows, "float"), {}, rows.size))
+    packed = asyncio.run(json_answer(request(accept_encoding="gzip"), lambda: embedding_values(rows, "float"), {}, rows.size))
+    assert packed.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(bytes(packed.body)) == bytes(plain.body)
+
+
+@pytest.mark.parametrize(("texts", "off_the_loop"), [(1, False), (200, True)])
+def test_a_large_body_is_read_off_the_event_loop(monkeypatch: pytest.MonkeyPatch, texts: int, off_the_loop: bool) -> None:
+    threads: list[int] = []
+
+    def parse(body: bytes) -> object:
+        threads.append(threading.get_ident())
+        return parse_json(body)
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": orjson.dumps({"input": ["word " * 400] * texts})}
+
+    monkeypatch.setattr("embed_service.routes.body.parse_json", parse)
+    whole = Request(request().scope, receive)
+    assert len(asyncio.run(read(whole, EmbeddingsRequest)).texts) == texts
+    assert (threads != [threading.get_ident()]) == off_the_loop
+
+
+@pytest.mark.parametrize(
+    ("headers", "caching"),
+    [
+        ([], "reuse"),
+        (["max-age=0"], "reuse"),
+        (["no-cache"], "refresh"),
+        (["No-Cache"], "refresh"),
+        (["max-age=0, no-cache"], "refresh"),
+        (["no-transform", "no-cache"], "refresh"),
+        (["no-store"], "off"),
+        (["no-cache, no-store"], "off"),
+        (["no-store", "no-cache"], "off"),
+        (["x-no-cache"], "reuse"),
+        ([""], "reuse"),
+    ],
+)
+def test_what_cache_control_asks_for(headers: list[str], caching: str) -> None:
+    asked = Request({"type": "http", "headers": [(b"cache-control", value.encode()) for value in headers]})
+    assert caching_of(asked) == caching
 
 
 @pytest.mark.parametrize(
