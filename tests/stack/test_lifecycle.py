@@ -87,6 +87,11 @@ def test_health_holds(stack: Stack) -> None:
     assert [link["link"] for link in done.json["links"]][-3:] == ["completion", "chat", "forwarded chat"]
 
 
+def test_the_engine_allocates_with_tcmalloc(stack: Stack) -> None:
+    engine = httpx.get(f"{stack.url('embed')}/health", timeout=10).json()["engine"]["pid"]
+    assert "libtcmalloc_minimal" in docker("exec", "qmd-embed", "cat", f"/proc/{engine}/maps")
+
+
 def test_health_names_a_vllm_that_answers_but_generates_nothing(stack: Stack) -> None:
     """The engine behind vLLM's HTTP server is stopped, as when it hangs: /health goes on saying 200."""
     rows = [row.split(maxsplit=1) for row in docker("top", "qmd-vllm", "-eo", "pid,args").splitlines()[1:]]
