@@ -63,10 +63,8 @@ class Contestant:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.process.poll() is None:
             self.process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(15)
-            except subprocess.TimeoutExpired:
-                pass
         # The process leads a group of its own; a child that outlived it would slow down whoever is measured next.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -80,7 +78,10 @@ class Contestant:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
 
     def wait_ready(self) -> tuple[float, float]:
-        """Seconds, from now, until it answers at all and until it is ready. Call it right after entering. RuntimeError: it does not start."""
+        """Seconds, from now, until it answers at all and until it is ready. RuntimeError when it does not start.
+
+        Call it right after entering.
+        """
         raise NotImplementedError
 
     def memory_mb(self) -> tuple[float, str]:
