@@ -44,6 +44,7 @@ def main() -> int:
     about = machine.describe()
     with SentenceTransformers("float32") as library:
         library.wait_ready()
+        assert isinstance(library, SentenceTransformers)
         about["gflops"] = library.ask(call="machine")["gflops"]
     # bfloat16 only where the processor computes with it: elsewhere nobody would use it.
     faster = max(about["gflops"], key=about["gflops"].get)

@@ -29,7 +29,7 @@ def main(folder: str, dtype: str) -> None:
     from embed_service.models.describe import describe
     from embed_service.settings import Settings
 
-    settings = Settings(device="cpu", dtype=dtype)  # type: ignore[arg-type]  # checked by the settings
+    settings = Settings(device="cpu", dtype=dtype)
     device = choose_device(settings)
     spec = describe("embed", folder, "local", folder, settings, folder)
     executor = load_executor({"embed": spec}, device, settings)

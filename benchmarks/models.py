@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.texts import words
 from embed_service.models.architectures import JUDGE_PREFIX, JUDGE_SUFFIX, NO_THINKING, QWEN3_TASK
@@ -115,8 +116,8 @@ def _write_judge(folder: Path) -> None:
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         initializer_range=0.05,  # wider than usual, so that the last token hears of the document
     )
-    model = Qwen3ForCausalLM(config).to(torch.bfloat16)
-    model.save_pretrained(folder)
+    model: Any = Qwen3ForCausalLM(config)
+    model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(judge_template())
 
 

@@ -10,7 +10,6 @@ from benchmarks.models import QWEN_LAYERS, TOKENS
 from benchmarks.plan import Plan
 from benchmarks.results import CONTESTANTS, OURS, Results, Row
 
-
 SUMMARY = "Where there is a peer, the figure is ours divided by the peer's, of texts/s or of times. Nothing is asserted."
 PRECISION = {
     "float32": "Everyone computes in float32: this processor is slower in bfloat16",
@@ -20,7 +19,7 @@ PRECISION = {
 
 def render(machine: dict[str, Any], plan: Plan, inputs: dict[str, Any], results: Results) -> str:
     """The whole report, beginning at heading level 3."""
-    summary = _table(("work", "against", "aim", "measured", "holds?"), lines(aims(machine["units"], plan.documents), results))
+    summary = _table(("work", "against", "aim", "measured", "holds?"), lines(aims(machine["units"], plan.documents, plan.memory), results))
     parts = [_about(machine, plan, inputs), f"### The aims\n\n{SUMMARY}\n\n{summary}"]
     for section in dict.fromkeys(row.section for row in results.rows):
         rows = [row for row in results.rows if row.section == section]

@@ -186,7 +186,7 @@ def _query_round(work: Work, server: Server) -> None:
     row(QUERY, "queries answered meanwhile", "", "higher").add(server.name, len(busy))
     row(QUERY, "bulk alone", "texts/s", "higher").add(server.name, alone)
     row(QUERY, "bulk meanwhile", "texts/s", "higher").add(server.name, meanwhile)
-    row(QUERY, BULK_SHARE, "", "higher").add(server.name, meanwhile / alone)
+    row(QUERY, BULK_SHARE, "×", "higher").add(server.name, meanwhile / alone)
 
 
 def memory(work: Work) -> None:
@@ -202,4 +202,4 @@ def memory(work: Work) -> None:
             megabytes, kind = ours.memory_mb()
             read.append(megabytes)
             work.results.row(MEMORY, f"after {done:,} texts ({kind}, all processes)", "MB", "lower").add(ours.name, megabytes)
-    work.results.row(MEMORY, MEMORY_GROWN, "", "lower").add(ours.name, read[1] / read[0])
+    work.results.row(MEMORY, MEMORY_GROWN, "×", "lower").add(ours.name, read[1] / read[0])
