@@ -23,7 +23,7 @@ from demo.processes import free_port
 
 PEERS = ROOT / ".venv-peers" / "bin"
 VLLM_PEERS = ROOT / ".venv-peers-vllm" / "bin"
-START_SECONDS = 300
+START_SECONDS = 600  # two vLLMs that start beside each other on two busy cores
 LOG_LINES = 12  # of a contestant that ended, shown
 REQUEST_SECONDS = 300
 OFFLINE = {
