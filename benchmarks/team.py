@@ -48,7 +48,8 @@ class Team:
 def started(members: Sequence[Contestant], where: str, results: Results, say: Say) -> Iterator[Team]:
     """All of them at once, for some take a minute; they end with the block."""
     say(f"{where}: starting {', '.join(member.name for member in members)}")
-    with ExitStack() as stack, ThreadPoolExecutor(max(len(members), 1)) as pool:
+    # The processes end before the threads that wait for them.
+    with ThreadPoolExecutor(max(len(members), 1)) as pool, ExitStack() as stack:
         team = Team(members, where, results, say)
         waits = []
         for member in members:

