@@ -16,8 +16,8 @@ from benchmarks.servers import Contestant
 class Worker(Contestant):
     """A process that answers lines of JSON; the first says that it is ready."""
 
-    def __init__(self, module: str, arguments: list[str], label: str) -> None:
-        super().__init__([sys.executable, "-m", f"benchmarks.{module}", *arguments], {}, label)
+    def __init__(self, module: str, arguments: list[str], label: str, **environment: str) -> None:
+        super().__init__([sys.executable, "-m", f"benchmarks.{module}", *arguments], environment, label)
         self.pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 
     def ask(self, **request: Any) -> dict[str, Any]:
@@ -64,4 +64,5 @@ class Forward(Worker):
     name = FORWARD
 
     def __init__(self, embed: Path, dtype: str) -> None:
-        super().__init__("forward", [str(embed), dtype], "forward")
+        # As the engine sets it for itself.
+        super().__init__("forward", [str(embed), dtype], "forward", OMP_WAIT_POLICY="passive")
