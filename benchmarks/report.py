@@ -28,7 +28,10 @@ def render(machine: dict[str, Any], plan: Plan, inputs: dict[str, Any], results:
         same = "\n".join(f"- {what}: {value:g}" for what, value in results.agreement.items())
         parts.append(f"### Do they compute the same?\n\n{same}")
     if results.left_out:
-        gone = "\n".join(f"- {who}: {reason.splitlines()[0]}" for who, reason in results.left_out.items())
+        gone = "\n".join(
+            f"- {who}: {' … '.join(dict.fromkeys([reason.splitlines()[0], reason.splitlines()[-1]]))}"
+            for who, reason in results.left_out.items()
+        )
         parts.append(f"### Left out\n\n{gone}")
     return "\n\n".join(parts) + "\n"
 

@@ -142,8 +142,7 @@ def _engine_figures(work: Work, before: dict[str, float], after: dict[str, float
 def agree_on_vectors(work: Work, team: Team, library: SentenceTransformers) -> None:
     """Contestants that do not do the same work mean nothing beside each other. Also their warm-up."""
     texts = work.texts[:WARM_TEXTS]
-    expected = np.array(library.ask(call="encode", texts=texts[:8], batch=8)["rows"])
-    library.ask(call="encode", texts=texts, batch=32)
+    reference = team.reference(library, lambda: library.ask(call="encode", texts=texts, batch=32)["rows"])
 
     def compare(member: Contestant) -> None:
         if isinstance(member, Server):
@@ -153,6 +152,9 @@ def agree_on_vectors(work: Work, team: Team, library: SentenceTransformers) -> N
         else:
             assert isinstance(member, Forward)
             rows = np.array(member.ask(call="embed", texts=texts, tokens=2_048)["rows"])
+        if reference is None:
+            return
+        expected = np.array(reference)
         cosines = (rows * expected).sum(1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(expected, axis=1)
         least = float(cosines.min())
         compared(work, member, "smallest cosine to sentence-transformers", least, least > LEAST_COSINE)

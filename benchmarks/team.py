@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 import httpx
 
 from benchmarks.results import OURS, Results
 from benchmarks.servers import Contestant
 
+T = TypeVar("T")
 Say = Callable[[str], None]
 FAILURES = (RuntimeError, OSError, httpx.HTTPError, LookupError, ValueError)  # of a process, of its transport, of its answers' form
 
@@ -34,6 +36,16 @@ class Team:
             work()
         except FAILURES as error:
             self.leave_out(member, error)
+
+    def reference(self, member: Contestant, ask: Callable[[], T]) -> T | None:
+        """What the others are compared with; None where `member` cannot tell, and then nobody is compared."""
+        if member not in self._members:
+            return None
+        try:
+            return ask()
+        except FAILURES as error:
+            self.leave_out(member, error)
+            return None
 
     def leave_out(self, member: Contestant, error: Exception) -> None:
         if member.name == OURS:
