@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.texts import words
+from benchmarks.texts import QUERIES, documents, words
 from embed_service.models.architectures import JUDGE_PREFIX, JUDGE_SUFFIX, NO_THINKING, QWEN3_TASK
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,9 +89,16 @@ def _write_cross_encoder(folder: Path) -> None:
             bos_token_id=0,
             pad_token_id=1,
             eos_token_id=2,
+            initializer_range=0.04,
         )
-    )
-    model.classifier.out_proj.weight.data *= SPREAD
+    ).eval()
+    head = model.classifier.out_proj
+    head.weight.data *= SPREAD
+    # Its scores around a half: far from it, a sigmoid hides what differs.
+    drawn = documents(tokenizer, 8, 400, seed=0)
+    with torch.inference_mode():
+        logits = [model(input_ids=torch.tensor([tokenizer.encode(QUERIES[0], text).ids])).logits for text in drawn]
+    head.bias.data = -torch.cat(logits).mean(0)
     model.save_pretrained(folder)
 
 

@@ -28,12 +28,15 @@ def render(machine: dict[str, Any], plan: Plan, inputs: dict[str, Any], results:
         same = "\n".join(f"- {what}: {value:g}" for what, value in results.agreement.items())
         parts.append(f"### Do they compute the same?\n\n{same}")
     if results.left_out:
-        gone = "\n".join(
-            f"- {who}: {' … '.join(dict.fromkeys([reason.splitlines()[0], reason.splitlines()[-1]]))}"
-            for who, reason in results.left_out.items()
-        )
+        gone = "\n".join(f"- {who}: {_short(reason)}" for who, reason in results.left_out.items())
         parts.append(f"### Left out\n\n{gone}")
     return "\n\n".join(parts) + "\n"
+
+
+def _short(reason: str) -> str:
+    """The first line and the last, where a log ends with what went wrong."""
+    lines = reason.splitlines()
+    return " … ".join(dict.fromkeys([lines[0], lines[-1]]))
 
 
 def _about(machine: dict[str, Any], plan: Plan, inputs: dict[str, Any]) -> str:
