@@ -80,7 +80,7 @@ def _write_cross_encoder(folder: Path) -> None:
         )
     )
     torch.manual_seed(0)
-    model = XLMRobertaForSequenceClassification(
+    model: Any = XLMRobertaForSequenceClassification(
         XLMRobertaConfig(
             vocab_size=tokenizer.get_vocab_size(),
             max_position_embeddings=TOKENS + 2,
@@ -91,7 +91,8 @@ def _write_cross_encoder(folder: Path) -> None:
             eos_token_id=2,
             initializer_range=0.04,
         )
-    ).eval()
+    )
+    model.eval()
     head = model.classifier.out_proj
     head.weight.data *= SPREAD
     # Its scores around a half: far from it, a sigmoid hides what differs.
