@@ -26,8 +26,9 @@ serve: ## the service alone on 127.0.0.1:8001 until Ctrl-C (PORT=, EMBED_MODEL=,
 test: lint ## check the style and types, run every test (ARGS="-k name", REQUIRE=node,…: missing parts fail)
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: ## measure against sentence-transformers and infinity (ARGS=…)
+bench: ## measure against sentence-transformers, infinity and vLLM (ARGS=…)
 	$(BOOTSTRAP) demo peers
+	-$(BOOTSTRAP) peers-vllm
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 lint: ## ruff and mypy
@@ -50,4 +51,4 @@ config-docs: ## write docs/configuration.md from the settings
 	$(BIN)/python -m embed_service config --markdown > docs/configuration.md.new && mv docs/configuration.md.new docs/configuration.md
 
 clean: ## remove the environments and the caches of the tools
-	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache build dist *.egg-info tests/node/node_modules
+	rm -rf .venv .venv-peers .venv-peers-vllm .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache build dist *.egg-info tests/node/node_modules

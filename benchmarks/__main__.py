@@ -1,7 +1,8 @@
 """Measure this service beside its peers and print the table.
 
-    make bench                          all of it, at most 20 minutes on two cores
-    BENCH=quick make bench              short texts, one round, at most 3 minutes
+    make bench                          all of it, at most 25 minutes on two cores
+    make bench ARGS="--only queries"    a part (may be repeated)
+    BENCH=quick make bench              short texts, one round, at most 4 minutes
     make bench ARGS=--write-readme      and put the table into benchmarks/README.md
 
 The figures also go to benchmarks/results/latest.json. Nothing is asserted: noise is about 10 %, so compare ratios within one run.
@@ -10,6 +11,7 @@ The figures also go to benchmarks/results/latest.json. Nothing is asserted: nois
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -20,39 +22,43 @@ from typing import Any
 from benchmarks import machine, models, responses
 from benchmarks.plan import FULL, QUICK, Clock
 from benchmarks.report import render
+from benchmarks.reranking import rerank
 from benchmarks.results import Results
-from benchmarks.scenarios import Work, measure
-from benchmarks.servers import Infinity, SentenceTransformers
+from benchmarks.scenarios import Work, embeddings, memory, start_up
+from benchmarks.servers import Infinity, Vllm
 from benchmarks.texts import chunks, digest
+from benchmarks.workers import SentenceTransformers
 
 HERE = Path(__file__).parent
-LEAST_SHARE = 0.2  # of the whole time: with less left no further precision is begun
+PARTS = ("answer", "start", "embeddings", "queries", "memory", "rerank-xlmr", "rerank-qwen")
 BEGIN, END = "<!-- measured: written by make bench ARGS=--write-readme -->\n", "<!-- end of measured -->\n"
 
 
 def main() -> int:
     arguments = _arguments()
     plan = QUICK if os.environ.get("BENCH") == "quick" else FULL
+    if arguments.minutes:
+        plan = dataclasses.replace(plan, seconds=60 * arguments.minutes)
     started = time.monotonic()
     clock = Clock(plan.seconds)
-    _say("preparing models and texts")
-    work = _work(max(cell.texts for cell in plan.cells), *plan.words)
     about = machine.describe()
-    with SentenceTransformers(work.embed, work.rerank, "float32") as library:
-        assert isinstance(library, SentenceTransformers)
+    with SentenceTransformers("float32") as library:
         library.wait_ready()
+        assert isinstance(library, SentenceTransformers)
         about["gflops"] = library.ask(call="machine")["gflops"]
+    # bfloat16 only where the processor computes with it: elsewhere nobody would use it.
+    faster = max(about["gflops"], key=about["gflops"].get)
+    _say("preparing models and texts")
     results = Results()
-    if not Infinity.installed():
-        _say("infinity is not installed, so it is left out: `make bench` installs it into .venv-peers")
-    dtypes = arguments.dtype or _dtypes(about["gflops"])
-    for number, dtype in enumerate(dtypes):
-        if number and clock.left() < plan.seconds * LEAST_SHARE:
-            _say(f"{dtype} is left out: this machine took too long for {', '.join(dtypes[:number])} (is something else running?)")
-            break
-        measure(dtype, plan, Clock(clock.left() / (len(dtypes) - number)), work, results, _say)
-    results.response = responses.measure()
-    inputs = {"texts": len(work.texts), "tokens": sum(work.tokens), "digest": digest(work.texts), "seconds": time.monotonic() - started}
+    for kind in (Vllm, Infinity):
+        if not kind.installed():
+            results.left_out[kind.name] = "it is not installed: `make bench` installs it"
+            _say(f"{kind.name} is left out: {results.left_out[kind.name]}")
+    texts = chunks(max(*(cell.texts for cell in plan.cells), plan.bulk_texts), *plan.words)
+    work = Work(texts, _token_counts(texts), arguments.dtype or faster, plan, clock, results, _say)
+    _measure(work, arguments.only or PARTS)
+    inputs = {"texts": len(texts), "tokens": sum(work.tokens), "digest": digest(texts), "dtype": work.dtype, "faster": faster}
+    inputs["seconds"] = time.monotonic() - started
     report = render(about, plan, inputs, results)
     print(report)
     _write(about, plan.name, inputs, results)
@@ -61,29 +67,37 @@ def main() -> int:
     return 0
 
 
+def _measure(work: Work, parts: tuple[str, ...]) -> None:
+    if "answer" in parts:
+        responses.measure(work.results)
+    if "start" in parts:
+        start_up(work)
+    if {"embeddings", "queries"} & set(parts):
+        embeddings(work, parts)
+    if "memory" in parts:
+        memory(work)
+    if {"rerank-xlmr", "rerank-qwen"} & set(parts):
+        rerank(work, parts)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS=", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=PARTS, help="only this part (may be repeated)")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="this precision; otherwise the one that the processor is faster in"
+    )
+    parser.add_argument("--minutes", type=float, help="end the rounds in this time instead of the plan's")
     parser.add_argument("--write-readme", action="store_true", help="put the table into benchmarks/README.md")
-    parser.add_argument("--dtype", action="append", choices=["float32", "bfloat16"], help="only this precision (may be repeated)")
     return parser.parse_args()
 
 
-def _dtypes(gflops: dict[str, float]) -> list[str]:
-    """bfloat16 only where the processor computes with it: elsewhere nobody would use it."""
-    if gflops["bfloat16"] > gflops["float32"]:
-        return ["float32", "bfloat16"]
-    _say("bfloat16 is left out: this processor is slower with it than with float32")
-    return ["float32"]
-
-
-def _work(count: int, least: int, most: int) -> Work:
+def _token_counts(texts: list[str]) -> list[int]:
+    """As the embedding model cuts them."""
     from tokenizers import Tokenizer
 
-    embed, rerank = models.minilm(), models.reranker()
-    texts = chunks(count, least, most)
-    tokenizer = Tokenizer.from_file(str(embed / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(models.minilm() / "tokenizer.json"))
     tokenizer.enable_truncation(models.TOKENS)
-    return Work(texts, [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)], embed, rerank)
+    return [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
 
 
 def _write(about: dict[str, Any], plan: str, inputs: dict[str, Any], results: Results) -> None:

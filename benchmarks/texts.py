@@ -8,6 +8,10 @@ import math
 import random
 import sysconfig
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 QUERIES = [
     "how do I back up the keys",
@@ -47,6 +51,20 @@ def chunks(count: int, least: int, most: int, seed: int = 7) -> list[str]:
         size = round(math.exp(source.uniform(math.log(least), math.log(most))))
         start = source.randrange(len(pool) - size)
         made.append(" ".join(pool[start : start + size]))
+    return made
+
+
+def documents(tokenizer: Tokenizer, count: int, tokens: int, seed: int) -> list[str]:
+    """`count` documents of about `tokens` tokens (four fifths to six fifths of it); another seed draws other documents."""
+    source = random.Random(seed)
+    pool = words()
+    made = []
+    for _ in range(count):
+        size = round(tokens * source.uniform(0.8, 1.2))
+        start = source.randrange(len(pool) - size)
+        text = " ".join(pool[start : start + size])  # a word is a token at least
+        end = tokenizer.encode(text, add_special_tokens=False).offsets[size - 1][1]
+        made.append(text[:end])
     return made
 
 

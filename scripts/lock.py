@@ -33,6 +33,7 @@ LOCKS: dict[str, tuple[str, ...]] = {
     },
     "bootstrap.txt": ("requirements/bootstrap.in", "--no-deps"),
     "peers.txt": ("requirements/peers.in",),
+    "peers-vllm.txt": ("requirements/peers-vllm.in", "--constraints", "requirements/test.txt"),
 }
 
 

