@@ -16,7 +16,8 @@ EXPECTED = (
     "embed_requests_total", "embed_request_seconds_count", "embed_queue_seconds_count", "embed_tokenise_seconds_count",
     "embed_compute_seconds_count", "embed_batch_tokens_count", "embed_batch_sequences_count", "embed_computed_tokens_total",
     "embed_padded_tokens_total", "embed_padding_efficiency_ratio", "embed_truncated_inputs_total", "embed_out_of_memory_splits_total",
-    "embed_engine_busy_seconds_total", "embed_engine_idle_seconds_total", "embed_failed_rows_total", "embed_engine_restarts_total", "embed_requeued_sequences_total", "embed_dropped_clients_total",
+    "embed_engine_busy_seconds_total", "embed_engine_idle_seconds_total",
+    "embed_failed_rows_total", "embed_engine_restarts_total", "embed_requeued_sequences_total", "embed_dropped_clients_total",
     "embed_queued_sequences", "embed_queued_tokens", "embed_token_budget", "embed_ready", "embed_engine_up", "embed_model_info",
 )  # fmt: skip
 

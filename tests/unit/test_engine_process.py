@@ -130,7 +130,7 @@ OUT_OF_VOCABULARY = Sequences.of([np.array([30_522], np.int32)]).to_bytes()
 @pytest.mark.parametrize("body", [OUT_OF_VOCABULARY, b"abc"], ids=["computing", "preparing"])
 def test_an_error_ends_the_process_after_what_was_computed_is_told(body: bytes) -> None:
     """What stood by behind it is not begun, so that the blame for the end falls on what computed."""
-    with engine() as child:
+    with engine(BULK_AGING_SECONDS="1000") as child:
         child.until("ready")
         child.run(1, [50] * 200)
         child.until("started")
