@@ -177,7 +177,12 @@ def test_the_device_waits_neither_for_preparing_nor_for_a_slow_reader(monkeypatc
     monkeypatch.setattr("embed_service.telemetry.logs.configure", lambda settings: None)
     monkeypatch.setattr("embed_service.engine.process.os._exit", leave)
     load(Settings(device="cpu"))
-    reader = threading.Thread(target=process._read)
+
+    def read() -> None:
+        with contextlib.suppress(SystemExit):
+            process._read()
+
+    reader = threading.Thread(target=read)
     reader.start()
     one = Sequences.of([np.zeros(3, np.int32)]).to_bytes()
     for number in range(1, 5):
