@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from embed_service.engine.executor import Executor
+from embed_service.engine.executor import Executor, Prepared
+from embed_service.engine.inbox import Inbox
+from embed_service.engine.outbox import Outbox
 from embed_service.engine.protocol import BlockingConnection, Header
 from embed_service.engine.sequences import Sequences
 from embed_service.errors import ModelError, SettingsError
@@ -30,18 +32,33 @@ if TYPE_CHECKING:  # torch takes seconds to import: a thread does it while files
 HEARTBEAT_SECONDS = 1.0
 FAILED_STATUS = 3
 WARM_UP_TOKENS_CPU = 256
-Message = tuple[Header, bytes]
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Work:
+    """A `run` message as it stands by: `prepared`, or the error that preparing it raised."""
+
+    header: Header
+    prepared: Prepared | Exception
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What the reading thread needs from the moment that models are loaded."""
+
+    executor: Executor
+    inbox: Inbox[Work]
+
+
 class EngineProcess:
-    """Runs in the main thread; a thread reads messages, another sends heartbeats."""
+    """Runs in the main thread, which computes; one thread reads and prepares, one writes results, one sends heartbeats."""
 
     def __init__(self, connection: BlockingConnection) -> None:
         self._connection = connection
-        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self._loaded = threading.Event()
+        self._outbox = Outbox(connection)
+        self._loaded: _Loaded | None = None
 
     def run(self) -> NoReturn:
         """Ends the process: status 0 when asked or when the parent is gone, 3 after `failed`, 1 after an error while computing."""
@@ -55,6 +72,7 @@ class EngineProcess:
         except Exception:
             log.exception("computing failed; the engine ends and is started again")
         finally:
+            self._outbox.flush()
             logging.shutdown()
             # Threads of a download cannot be cancelled, and no library's exit handler has anything of ours to save.
             os._exit(status)
@@ -63,7 +81,7 @@ class EngineProcess:
         try:
             settings = load_settings()
             logs.configure(settings)
-            executor = self._load(settings)
+            loaded = self._load(settings)
         except ModelError as error:
             return self._failed(error.code, error.message, error.retryable)
         except SettingsError as error:
@@ -73,13 +91,13 @@ class EngineProcess:
             if explained := _explained(error):
                 return self._failed(explained.code, explained.message, explained.retryable)
             return self._failed("internal", f"The engine could not load: {type(error).__name__}: {error}. Its log has the traceback.", True)
-        while (message := self._inbox.get()) is not None:
-            self._compute(executor, *message)
+        while (work := loaded.inbox.take()) is not None:
+            self._compute(loaded.executor, work)
         return 0
 
     # Loading
 
-    def _load(self, settings: Settings) -> Executor:
+    def _load(self, settings: Settings) -> _Loaded:
         self._phase("resolving")
         pool = ThreadPoolExecutor(2, thread_name_prefix="start")
         device_future, specs_future = pool.submit(_import_and_choose, settings), pool.submit(self._describe, settings)
@@ -98,9 +116,10 @@ class EngineProcess:
         executor = load_executor(specs, device, settings)
         self._phase("warming")
         warm_up(executor, specs, device, settings)
-        self._loaded.set()  # before the HTTP process hears of it: what it asks from then on is finished before a stop
+        # Before the HTTP process hears of it: what it asks from then on is prepared at once, and finished before a stop.
+        self._loaded = loaded = _Loaded(executor, Inbox(settings.bulk_aging_seconds))
         self._send_ready(executor, device)
-        return executor
+        return loaded
 
     def _describe(self, settings: Settings) -> dict[Role, ModelSpec]:
         """Both repositories on disk and described; says so to the HTTP process, so that tokenisers load while weights do."""
@@ -148,17 +167,28 @@ class EngineProcess:
 
     # Computing
 
-    def _compute(self, executor: Executor, header: Header, body: bytes) -> None:
-        start = time.perf_counter()
-        result = executor.run(executor.prepare(header["role"], Sequences.from_bytes(body, header["count"])))
+    def _compute(self, executor: Executor, work: Work) -> None:
+        number = work.header["id"]
+        # What was at an engine that died is written through before and after, so that another death has one possible cause.
+        careful = bool(work.header.get("careful"))
+        self._outbox.put({"type": "started", "id": number})
+        if careful:
+            self._outbox.flush()
+        if isinstance(work.prepared, Exception):
+            raise work.prepared
+        started = time.monotonic()
+        result = executor.run(work.prepared)
+        ended = time.monotonic()
         rows = np.ascontiguousarray(result.rows, np.float32)
-        self._connection.send(
+        self._outbox.put(
             {
                 "type": "result",
-                "id": header["id"],
+                "id": number,
                 "rows": rows.shape[0],
                 "columns": rows.shape[1],
-                "compute_seconds": time.perf_counter() - start,
+                "started": started,
+                "ended": ended,
+                "compute_seconds": ended - started,
                 "computed_tokens": result.computed_tokens,
                 "padded_tokens": result.padded_tokens,
                 "oom_splits": result.oom_splits,
@@ -166,6 +196,8 @@ class EngineProcess:
             },
             rows.tobytes(),
         )
+        if careful:
+            self._outbox.flush()
 
     # Messages
 
@@ -186,13 +218,22 @@ class EngineProcess:
 
     def _read(self) -> None:
         while (message := self._connection.receive()) is not None:
-            if message[0]["type"] == "run":
-                self._inbox.put(message)
-            elif message[0]["type"] == "stop":
-                if not self._loaded.is_set():
+            header, body = message
+            if header["type"] == "run":
+                assert self._loaded is not None, "the HTTP process asks for nothing before `ready`"
+                self._loaded.inbox.put(header["lane"], _prepare(self._loaded.executor, header, body))
+            elif header["type"] == "stop":
+                if self._loaded is None:
                     os._exit(0)
-                self._inbox.put(None)
+                self._loaded.inbox.close()
         os._exit(0)
+
+
+def _prepare(executor: Executor, header: Header, body: bytes) -> Work:
+    try:
+        return Work(header, executor.prepare(header["role"], Sequences.from_bytes(body, header["count"])))
+    except Exception as error:  # raised again in the main thread, when this micro-batch's turn comes
+        return Work(header, error)
 
 
 class _Progress:

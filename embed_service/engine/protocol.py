@@ -11,12 +11,13 @@ import asyncio
 import socket
 import struct
 import threading
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 PREFIX = struct.Struct("<II")
 Header = dict[str, Any]
+Lane = Literal["interactive", "bulk"]
 
 
 def encode(header: Header, body: bytes = b"") -> bytes:

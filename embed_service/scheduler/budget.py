@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 FLOOR_TOKENS = 256
-SMOOTHING = 0.3  # weight of the newest measurement
+SMOOTHING = 0.5  # weight of the newest measurement
+GROWTH = 2.0  # most that one measurement can make of the budget
 RECOVERY = 1.05  # growth of the memory cap after each micro-batch that ran at it
 
 
 class TokenBudget:
-    """Token budget of one role: tokens per second as measured, under a cap that running out of memory halves."""
+    """Token budget of one role: as many as were measured to take `target_seconds`, under a cap that running out of memory halves.
+
+    It falls at once and regains by steps: after a slow-down the next search waits, after a speed-up nobody does. A small micro-batch is
+    mostly overhead and says only that the budget may be larger, never that it should be smaller, unless it took too long itself.
+    """
 
     def __init__(self, max_tokens: int, target_seconds: float) -> None:
         self._max_tokens = max_tokens
         self._cap = float(max_tokens)
         self._target_seconds = target_seconds
-        self._rate: float | None = None  # tokens/s
+        self._wanted = max_tokens / 8  # before the first measurement
 
     @property
     def tokens(self) -> int:
-        """Most real tokens of the next micro-batch. Before the first measurement a cautious eighth of the maximum."""
-        wanted = self._max_tokens / 8 if self._rate is None else self._rate * self._target_seconds
-        return int(max(FLOOR_TOKENS, min(wanted, self._cap)))
+        """Most tokens of the next micro-batch."""
+        return int(max(FLOOR_TOKENS, min(self._wanted, self._cap)))
 
     def observe(self, tokens: int, seconds: float) -> None:
-        """A micro-batch of `tokens` took `seconds`. Small ones say little of the rate and are left out."""
+        """`tokens` were computed in `seconds`. So few that the budget cannot be that small say nothing."""
         if seconds <= 0 or tokens < FLOOR_TOKENS // 2:
             return
-        rate = tokens / seconds
-        self._rate = rate if self._rate is None else (1 - SMOOTHING) * self._rate + SMOOTHING * rate
+        measured = tokens / seconds * self._target_seconds  # so many would have taken the target
+        if seconds > self._target_seconds:
+            self._wanted = min(self._wanted, measured)
+        elif measured > self._wanted or tokens >= self.tokens / 2:
+            self._wanted = min(self._wanted + SMOOTHING * (measured - self._wanted), GROWTH * self._wanted)
+        self._wanted = max(FLOOR_TOKENS, min(self._wanted, self._max_tokens))
         if tokens >= self._cap / 2:
             self._cap = min(self._max_tokens, self._cap * RECOVERY)
 

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from embed_service.models.spec import Role
-from embed_service.scheduler.work import Item, Job, Lane
+from embed_service.scheduler.work import LANES, Cost, Item, Job, Lane
 
 ALONE_AFTER_DEATHS = 2  # a sequence that was computing at so many deaths of an engine goes alone
 
 
 class _LaneQueue:
-    """Jobs of one lane. The caller whose turn it is stands first."""
+    """Jobs of one lane, by caller. It is the turn of the caller who has been served least.
+
+    "Served" is counted in tokens, by start-time fair queueing (Goyal, Vin and Cheng, 1996): a caller who comes, or comes back, starts
+    level with the one served last, so that nobody is owed anything for the time in which he asked for nothing, and nobody waits for the
+    rest of another's long job.
+    """
 
     def __init__(self) -> None:
-        self.callers: OrderedDict[str, deque[Job]] = OrderedDict()
-        self.served = 0.0  # when it last gave work, or became non-empty
+        self.callers: dict[str, deque[Job]] = {}  # in order of arrival, which decides between equals
+        self._served: dict[str, int] = {}  # tokens; of callers who wait, and of others while they are ahead
+        self._level = 0  # what the caller served last had had before
 
     def __bool__(self) -> bool:
         return bool(self.callers)
 
-    def put(self, job: Job, *, first: bool = False) -> None:
+    def put(self, job: Job) -> None:
         if not self.callers:
-            self.served = time.monotonic()
-        jobs = self.callers.setdefault(job.caller, deque())
-        if first:
-            if job in jobs:
-                jobs.remove(job)
-            jobs.appendleft(job)
-            self.callers.move_to_end(job.caller, last=False)
-        else:
-            jobs.append(job)
+            self._served.clear()
+            self._level = 0
+        if job.caller not in self.callers:
+            self.callers[job.caller] = deque()
+            self._served[job.caller] = max(self._level, self._served.get(job.caller, 0))
+        self.callers[job.caller].append(job)
+
+    def put_back(self, item: Item) -> None:
+        """To the head of its caller's jobs, and its caller to where he stood before he was served."""
+        job, caller = item.job, item.job.caller
+        jobs = self.callers.pop(caller, deque())
+        if job in jobs:
+            jobs.remove(job)
+        jobs.appendleft(job)
+        self.callers = {caller: jobs, **self.callers}
+        self._served[caller] = self._served.get(caller, self._level) - item.length
 
     def drop(self, job: Job) -> None:
         jobs = self.callers.get(job.caller)
@@ -41,47 +53,49 @@ class _LaneQueue:
             if not jobs:
                 del self.callers[job.caller]
 
-    def next_role(self) -> Role:
-        return next(iter(self.callers.values()))[0].role
-
-    def take(self, role: Role, budget: int, most: int) -> list[Item]:
-        """Items of `role`, one from each caller in turn, until `budget` tokens or `most` items. At least one item."""
+    def take(self, budget: Callable[[Role], int], most: int) -> tuple[Role, list[Item]]:
+        """Items of one role, from each caller in turn, until `budget(role)` tokens or `most` items. At least one item."""
+        role = self.callers[self._turn(self.callers)][0].role
+        tokens = budget(role)
         taken: list[Item] = []
-        tokens = 0
-        skipped: set[str] = set()
-        while self.callers and len(taken) < most:
-            caller = next((c for c in self.callers if c not in skipped), None)
-            if caller is None:
+        cost = Cost()
+        first = {caller: job for caller in self.callers if (job := self._first(caller, role))}
+        while first and len(taken) < most:
+            caller = self._turn(first)
+            job = first[caller]
+            item = Item(job, job.pending[0])
+            alone = job.deaths.get(item.index, 0) >= ALONE_AFTER_DEATHS
+            if taken and (alone or cost.tokens + cost.of(item) > tokens):
                 break
-            job = next((j for j in self.callers[caller] if j.role == role), None)
-            if job is None:
-                skipped.add(caller)
-                continue
-            index = job.pending[0]
-            item = Item(job, index)
-            alone = job.deaths.get(index, 0) >= ALONE_AFTER_DEATHS
-            if taken and (alone or tokens + item.length > budget):
-                break
-            job.pending.popleft()
+            cost.add(item)
             taken.append(item)
-            tokens += item.length
-            self.callers.move_to_end(caller)
+            job.pending.popleft()
+            self._level = max(self._level, self._served[caller])
+            self._served[caller] += item.length
             if not job.pending:
                 self.drop(job)
+                del first[caller]
+                if following := self._first(caller, role):
+                    first[caller] = following
             if alone:
                 break
-        self.served = time.monotonic()
-        return taken
+        self._served = {c: served for c, served in self._served.items() if c in self.callers or served > self._level}
+        return role, taken
+
+    def _first(self, caller: str, role: Role) -> Job | None:
+        return next((job for job in self.callers.get(caller, ()) if job.role == role), None)
+
+    def _turn(self, callers: Iterable[str]) -> str:
+        return min(callers, key=self._served.__getitem__)
 
 
 class Lanes:
     """All that waits. `queued_tokens` and the sequence counts per lane are kept as it changes."""
 
-    def __init__(self, bulk_aging_seconds: float) -> None:
-        self._aging = bulk_aging_seconds
-        self._lanes: dict[Lane, _LaneQueue] = {"interactive": _LaneQueue(), "bulk": _LaneQueue()}
+    def __init__(self) -> None:
+        self._lanes: dict[Lane, _LaneQueue] = {lane: _LaneQueue() for lane in LANES}
         self.queued_tokens = 0
-        self.queued_sequences: dict[Lane, int] = {"interactive": 0, "bulk": 0}
+        self.queued_sequences: dict[Lane, int] = dict.fromkeys(LANES, 0)
 
     def __bool__(self) -> bool:
         return any(self._lanes.values())
@@ -97,7 +111,7 @@ class Lanes:
                 continue
             item.job.pending.appendleft(item.index)
             self._count(item.job, (item.index,), +1)
-            self._lanes[item.job.lane].put(item.job, first=True)
+            self._lanes[item.job.lane].put_back(item)
 
     def drop(self, job: Job) -> None:
         """Forget what still waits of a job."""
@@ -108,15 +122,11 @@ class Lanes:
     def jobs(self) -> list[Job]:
         return [job for lane in self._lanes.values() for jobs in lane.callers.values() for job in jobs]
 
-    def take(self, budget: Callable[[Role], int], most: int) -> tuple[Role, list[Item]] | None:
-        """The next micro-batch: interactive first, but bulk that was passed over for `bulk_aging_seconds` goes before it once."""
-        interactive, bulk = self._lanes["interactive"], self._lanes["bulk"]
-        if not interactive and not bulk:
+    def take(self, lane: Lane, budget: Callable[[Role], int], most: int) -> tuple[Role, list[Item]] | None:
+        """The next micro-batch of a lane, or None where nothing waits there. `budget(role)`: most tokens; `most`: most sequences."""
+        if not self._lanes[lane]:
             return None
-        aged = bool(bulk) and time.monotonic() - bulk.served > self._aging
-        lane = bulk if bulk and (aged or not interactive) else interactive
-        role = lane.next_role()
-        items = lane.take(role, budget(role), most)
+        role, items = self._lanes[lane].take(budget, most)
         for item in items:
             self._count(item.job, (item.index,), -1)
         return role, items

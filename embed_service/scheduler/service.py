@@ -58,7 +58,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._started = time.monotonic()
-        self._lanes = Lanes(settings.bulk_aging_seconds)
+        self._lanes = Lanes()
         self._supervisor = Supervisor(settings, self._lanes, self._on_described)
         self._served: dict[Role, ServedModel] = {}
         self._loading: asyncio.Task[None] | None = None

@@ -197,7 +197,9 @@ class Supervisor:
     def _on_message(self, header: Header, body: bytes) -> None:
         self._heartbeat = time.monotonic()
         kind = header["type"]
-        if kind == "result":
+        if kind == "started":
+            self.dispatcher.on_started(header)
+        elif kind == "result":
             self.dispatcher.on_result(header, body)
         elif kind == "phase":
             self._on_phase(header)

@@ -16,6 +16,7 @@ EXPECTED = (
     "embed_requests_total", "embed_request_seconds_count", "embed_queue_seconds_count", "embed_tokenise_seconds_count",
     "embed_compute_seconds_count", "embed_batch_tokens_count", "embed_batch_sequences_count", "embed_computed_tokens_total",
     "embed_padded_tokens_total", "embed_padding_efficiency_ratio", "embed_truncated_inputs_total", "embed_out_of_memory_splits_total",
+    "embed_engine_busy_seconds_total", "embed_engine_idle_seconds_total",
     "embed_failed_rows_total", "embed_engine_restarts_total", "embed_requeued_sequences_total", "embed_dropped_clients_total",
     "embed_queued_sequences", "embed_queued_tokens", "embed_token_budget", "embed_ready", "embed_engine_up", "embed_model_info",
     "embed_cache_hits_total", "embed_cache_misses_total", "embed_cache_bytes",
@@ -59,6 +60,9 @@ def test_counts_are_true(breakable: Start) -> None:
     assert metric(service, 'embed_requests_total{route="other",status="404"}') == 1
     assert metric(service, 'embed_request_seconds_count{lane="bulk",route="/v1/embeddings"}') == 1
     assert metric(service, "embed_ready") == 1
+    # Two micro-batches at least and the canaries; the sum of a histogram leaves the canaries out.
+    computed = metric(service, 'embed_compute_seconds_sum{role="embed"}')
+    assert 0 < computed < metric(service, "embed_engine_busy_seconds_total")
 
 
 def test_logs_are_json_with_request_ids_and_without_texts(breakable: Start) -> None:

@@ -8,15 +8,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from embed_service.engine.executor import Result
+from embed_service.engine.executor import Prepared, Result
+from embed_service.engine.inbox import Inbox
 from embed_service.engine.process import warm_up
-from embed_service.engine.protocol import BlockingConnection, Header
+from embed_service.engine.protocol import BlockingConnection, Header, Lane
 from embed_service.engine.sequences import Sequences
 from embed_service.errors import ModelError
 from embed_service.models.describe import describe
@@ -54,9 +57,20 @@ class Child:
             if message[0]["type"] in kinds:
                 return seen
 
-    def run(self, number: int, lengths: list[int]) -> None:
+    def run(self, number: int, lengths: list[int], lane: Lane = "bulk") -> None:
         ids = [np.arange(1000, 1000 + length, dtype=np.int32) for length in lengths]
-        self.connection.send({"type": "run", "id": number, "role": "embed", "count": len(ids)}, Sequences.of(ids).to_bytes())
+        self.send(number, Sequences.of(ids).to_bytes(), len(ids), lane)
+
+    def send(self, number: int, body: bytes, count: int = 1, lane: Lane = "bulk") -> None:
+        self.connection.send({"type": "run", "id": number, "role": "embed", "lane": lane, "count": count}, body)
+
+    def ids_until_the_end(self) -> list[tuple[str, int]]:
+        """Kind and id of each message but heartbeats, until the engine ends."""
+        seen = []
+        while (message := self.connection.receive()) is not None:
+            if message[0]["type"] != "heartbeat":
+                seen.append((message[0]["type"], message[0]["id"]))
+        return seen
 
 
 @contextlib.contextmanager
@@ -85,7 +99,7 @@ def test_a_life() -> None:
         assert {key: ready[key] for key in ("device", "dtype", "executor", "attention")} == {
             "device": "cpu",
             "dtype": "float32",
-            "executor": "padded",
+            "executor": "packed",
             "attention": "sdpa",
         }
 
@@ -93,10 +107,16 @@ def test_a_life() -> None:
         for number, lengths in ((7, [5]), (8, [3, 200, 5])):
             child.run(number, lengths)
         child.connection.send({"type": "stop"})  # what was asked before is still answered
-        (first, body), (second, bodies) = (child.until("result")[-1] for _ in range(2))
+        (began, _), (first, body) = child.until("started")[-1], child.until("result")[-1]
+        assert began["id"] == 7
+        began = child.until("started")[-1][0]
+        second, bodies = child.until("result")[-1]
+        assert began["id"] == 8
         assert (first["id"], first["rows"], first["columns"]) == (7, 1, 384)
         assert (second["id"], second["computed_tokens"], second["failed"], second["oom_splits"]) == (8, 208, {}, 0)
-        assert second["padded_tokens"] >= 208 and second["compute_seconds"] > 0
+        assert second["padded_tokens"] >= 208
+        assert first["started"] < first["ended"] <= second["started"] < second["ended"] < time.monotonic(), "one clock for both processes"
+        assert second["compute_seconds"] == pytest.approx(second["ended"] - second["started"])
         one, three = (np.frombuffer(raw, "<f4").reshape(-1, 384) for raw in (body, bodies))
         np.testing.assert_allclose(np.linalg.norm(three, axis=1), 1, atol=1e-5)
         np.testing.assert_allclose(three[2], one[0], atol=1e-5)
@@ -104,12 +124,78 @@ def test_a_life() -> None:
         assert child.process.wait(SECONDS) == 0
 
 
-def test_an_error_while_computing_ends_the_process() -> None:
-    with engine() as child:
+OUT_OF_VOCABULARY = Sequences.of([np.array([30_522], np.int32)]).to_bytes()
+
+
+@pytest.mark.parametrize("body", [OUT_OF_VOCABULARY, b"abc"], ids=["computing", "preparing"])
+def test_an_error_ends_the_process_after_what_was_computed_is_told(body: bytes) -> None:
+    """What stood by behind it is not begun, so that the blame for the end falls on what computed."""
+    with engine(BULK_AGING_SECONDS="1000") as child:
         child.until("ready")
-        out_of_vocabulary = Sequences.of([np.array([30_522], np.int32)])
-        child.connection.send({"type": "run", "id": 1, "role": "embed", "count": 1}, out_of_vocabulary.to_bytes())
+        child.run(1, [50] * 200)
+        child.until("started")
+        child.send(2, body, lane="interactive")
+        child.run(3, [5])
+        assert child.ids_until_the_end() == [("result", 1), ("started", 2)]
         assert child.process.wait(SECONDS) == 1
+
+
+class Beside:
+    """FAKE executor: a micro-batch is computed only when the next one is prepared, as on a device that would else be idle between."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.prepared = threading.Semaphore(0)
+
+    def prepare(self, role: Role, sequences: Sequences) -> Prepared:
+        self.prepared.release()
+        return Prepared(role, sequences)
+
+    def run(self, prepared: Prepared) -> Result:
+        assert self.prepared.acquire(timeout=30) and self.prepared.acquire(timeout=30), "nothing was prepared beside computing"
+        self.prepared.release()
+        return Result(np.zeros((len(prepared.sequences), 500_000), np.float32), 0, 0)
+
+
+def test_the_device_waits_neither_for_preparing_nor_for_a_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results of 2 MB, more than the socket holds, and nobody reads before all are computed."""
+    from embed_service.engine.process import EngineProcess, _Loaded
+
+    ours, theirs = (BlockingConnection(end) for end in socket.socketpair())
+    process, executor = EngineProcess(theirs), Beside()
+    loaded = _Loaded(executor, Inbox(2.0))
+
+    def load(settings: Settings) -> _Loaded:
+        process._loaded = loaded
+        return loaded
+
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(process, "_load", load)
+    monkeypatch.setattr("embed_service.telemetry.logs.configure", lambda settings: None)
+    monkeypatch.setattr("embed_service.engine.process.os._exit", leave)
+    load(Settings(device="cpu"))
+
+    def read() -> None:
+        with contextlib.suppress(SystemExit):
+            process._read()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    one = Sequences.of([np.zeros(3, np.int32)]).to_bytes()
+    for number in range(1, 5):
+        ours.send({"type": "run", "id": number, "role": "embed", "lane": "bulk", "count": 1}, one)
+    executor.prepared.release()  # the last one has none behind it
+    ours.send({"type": "stop"})
+    assert process._run() == 0
+    seen = [ours.receive() for _ in range(8)]
+    assert [(m[0]["type"], m[0]["id"]) for m in seen if m] == [(kind, n) for n in range(1, 5) for kind in ("started", "result")]
+    ours._sock.shutdown(socket.SHUT_RDWR)
+    reader.join(30)
+    for end in (ours, theirs):
+        end.close()
 
 
 @pytest.mark.parametrize(
@@ -167,9 +253,13 @@ class FullMemory:
     def __init__(self, fits: int) -> None:
         self.fits = fits
 
-    def run(self, role: Role, sequences: Sequences) -> Result:
-        failed = {n: "does not fit" for n, length in enumerate(sequences.lengths) if length > self.fits}
-        return Result(np.zeros((len(sequences), 1), np.float32), 0, 0, failed=failed)
+    def prepare(self, role: Role, sequences: Sequences) -> Prepared:
+        return Prepared(role, sequences)
+
+    def run(self, prepared: Prepared) -> Result:
+        lengths = prepared.sequences.lengths
+        failed = {n: "does not fit" for n, length in enumerate(lengths) if length > self.fits}
+        return Result(np.zeros((len(lengths), 1), np.float32), 0, 0, failed=failed)
 
 
 def test_a_model_that_leaves_no_memory_to_compute_is_an_error() -> None:

@@ -14,14 +14,14 @@ from embed_service.models.spec import ModelSpec
 from embed_service.scheduler.health import health_body
 from embed_service.scheduler.lanes import Lanes
 from embed_service.scheduler.supervisor import Supervisor
-from embed_service.scheduler.work import Job
+from embed_service.scheduler.work import Job, Lane
 from embed_service.settings import Settings
 
 ERROR = {"code": "no_memory", "message": "It does not fit.", "retryable": True}
 
 
 class FakeEngine:
-    """FAKE engine: keeps what it was asked."""
+    """FAKE engine: keeps what it was asked, and says only what a test lets it say."""
 
     pid = 1
 
@@ -40,7 +40,7 @@ class Lives:
     """A supervisor whose engines answer every canary with the logit they are given."""
 
     def __init__(self) -> None:
-        self.supervisor = Supervisor(Settings(device="cpu"), Lanes(2), lambda models: None)
+        self.supervisor = Supervisor(Settings(device="cpu"), Lanes(), lambda models: None)
 
     def one(self, logit: float, revision: str = "a", **ready: str) -> FakeEngine:
         """From `described` to the first canary's answer."""
@@ -49,18 +49,31 @@ class Lives:
         supervisor._engine, supervisor._kill_cause = engine, None
         spec = ModelSpec("rerank", "m", revision, "/m", "bert", "classifier", max_tokens=512, vocabulary=1000)
         supervisor._on_message({"type": "described", "models": {"rerank": spec.to_wire()}}, b"")
-        facts = {"device": "cuda", "dtype": "bfloat16", "executor": "padded", "attention": "sdpa", **ready}
+        facts = {"device": "cuda", "dtype": "bfloat16", "executor": "packed", "attention": "sdpa", **ready}
         supervisor._on_message({"type": "ready", "cuda_available": True, **facts}, b"")
         self.answer(engine, logit)
         return engine  # type: ignore[no-any-return]
 
     def answer(self, engine: FakeEngine, logit: float) -> None:
-        self.result(engine.asked[-1]["id"], logit)
+        number = engine.asked[-1]["id"]
+        self.started(number)
+        self.result(number, logit)
 
-    def result(self, number: int, logit: float, **header: Any) -> None:
-        figures = {"compute_seconds": 0.01, "computed_tokens": 3, "padded_tokens": 3, "oom_splits": 0}
-        row = np.array([[logit]], np.float32).tobytes()
-        self.supervisor._on_message({"type": "result", "id": number, "rows": 1, "columns": 1, **figures, **header}, row)
+    def started(self, number: int) -> None:
+        self.supervisor._on_message({"type": "started", "id": number}, b"")
+
+    def result(self, number: int, logit: float, rows: int = 1, **header: Any) -> None:
+        figures = {"started": 0.0, "ended": 0.01, "compute_seconds": 0.01, "computed_tokens": 3, "padded_tokens": 3, "oom_splits": 0}
+        body = np.full((rows, 1), logit, np.float32).tobytes()
+        self.supervisor._on_message({"type": "result", "id": number, "rows": rows, "columns": 1, **figures, **header}, body)
+
+    def queue(self, texts: int, lane: Lane = "bulk", caller: str = "a") -> Job:
+        """A job of 3 tokens a text."""
+        sequences = [np.arange(3, dtype=np.int32)] * texts
+        job = Job("rerank", lane, caller, sequences, [None] * texts, asyncio.get_running_loop().create_future())
+        self.supervisor._lanes.put(job)
+        self.supervisor.dispatcher.pump()
+        return job
 
     def end(self) -> None:
         self.supervisor.ready.clear()
@@ -164,7 +177,7 @@ def test_an_engine_that_loads_may_be_silent_for_longer() -> None:
 
 def test_a_client_that_leaves_as_the_engine_fails_does_not_stop_the_telling_of_others() -> None:
     async def check() -> None:
-        lanes = Lanes(2)
+        lanes = Lanes()
         supervisor = Supervisor(Settings(device="cpu"), lanes, lambda models: None)
         loop = asyncio.get_running_loop()
         left, stays = (Job("embed", "bulk", name, [np.zeros(3, np.int32)], [None], loop.create_future()) for name in "ab")

@@ -1,11 +1,14 @@
 """Faults for the engine process, chosen by FAULT. Put this folder on PYTHONPATH; it acts in the engine alone.
 
+gate    each micro-batch waits for one byte in the named pipe FAULT_GATE/permits while FAULT_GATE/closed exists;
+        FAULT_GATE/trace has a JSON line for each that is prepared ("prepared") and each that is to be computed ("started")
 nan     SIGUSR1 fills every weight with NaN, as damaged device memory would
 oom     FAKE: computing more than FAULT_SEQUENCES sequences at once raises torch's out-of-memory error (no GPU here to fill up)
 poison  FAKE: a micro-batch that holds the token id FAULT_TOKEN ends the process, as a sticky CUDA error would
 """
 
 import gc
+import json
 import os
 import signal
 import sys
@@ -22,14 +25,14 @@ def _nan(*_: object) -> None:
                         tensor.data.fill_(float("nan"))
 
 
-def _wrap(act: object) -> None:
-    """Call `act(module)` on the packed executor's module once it is imported."""
+def _wrap(module_name: str, act: object) -> None:
+    """Call `act(module)` once the module of this name is imported."""
     import importlib.abc
     import importlib.machinery
 
     class Finder(importlib.abc.MetaPathFinder):
         def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
-            if name != "embed_service.engine.packed":
+            if name != module_name:
                 return None
             sys.meta_path.remove(self)
             spec = importlib.machinery.PathFinder.find_spec(name, path)
@@ -45,15 +48,66 @@ def _wrap(act: object) -> None:
     sys.meta_path.insert(0, Finder())
 
 
-def _poison(module) -> None:  # type: ignore[no-untyped-def]
-    token, run = int(os.environ["FAULT_TOKEN"]), module.PackedExecutor.run
+def _before_run(module, act) -> None:  # type: ignore[no-untyped-def]
+    """Have the executor, of whichever kind, call `act(prepared)` before it runs a micro-batch."""
+    load = module.load_executor
 
-    def poisoned(self, prepared):  # type: ignore[no-untyped-def]
+    def load_executor(*arguments):  # type: ignore[no-untyped-def]
+        executor = load(*arguments)
+        run = executor.run
+
+        def run_after_act(prepared):  # type: ignore[no-untyped-def]
+            act(prepared)
+            return run(prepared)
+
+        executor.run = run_after_act
+        return executor
+
+    module.load_executor = load_executor
+
+
+def _poison(module) -> None:  # type: ignore[no-untyped-def]
+    token = int(os.environ["FAULT_TOKEN"])
+
+    def act(prepared):  # type: ignore[no-untyped-def]
         if (prepared.sequences.ids == token).any():
             os._exit(9)
-        return run(self, prepared)
 
-    module.PackedExecutor.run = poisoned
+    _before_run(module, act)
+
+
+def _gate_inbox(module) -> None:  # type: ignore[no-untyped-def]
+    folder = os.environ["FAULT_GATE"]
+    trace = os.open(f"{folder}/trace", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def note(event, work):  # type: ignore[no-untyped-def]
+        lengths = work.prepared.sequences.lengths.tolist()
+        line = {"event": event, "lane": work.header["lane"], "role": work.prepared.role, "lengths": lengths}
+        os.write(trace, json.dumps(line).encode() + b"\n")
+
+    class Inbox(module.Inbox):
+        def put(self, lane, work):  # type: ignore[no-untyped-def]
+            super().put(lane, work)
+            note("prepared", work)
+
+        def take(self):  # type: ignore[no-untyped-def]
+            work = super().take()
+            if work is not None:
+                note("started", work)
+            return work
+
+    module.Inbox = Inbox
+
+
+def _gate_loader(module) -> None:  # type: ignore[no-untyped-def]
+    folder = os.environ["FAULT_GATE"]
+    permits = os.open(f"{folder}/permits", os.O_RDWR)
+
+    def act(prepared):  # type: ignore[no-untyped-def]
+        if os.path.exists(f"{folder}/closed"):
+            os.read(permits, 1)
+
+    _before_run(module, act)
 
 
 def _oom(module) -> None:  # type: ignore[no-untyped-def]
@@ -86,6 +140,9 @@ if "embed_service.engine" in sys.orig_argv:
     elif fault == "exit":
         os._exit(7)
     elif fault == "poison":
-        _wrap(_poison)
+        _wrap("embed_service.engine.loader", _poison)
     elif fault == "oom":
-        _wrap(_oom)
+        _wrap("embed_service.engine.packed", _oom)
+    elif fault == "gate":
+        _wrap("embed_service.engine.process", _gate_inbox)
+        _wrap("embed_service.engine.loader", _gate_loader)
