@@ -63,7 +63,12 @@ class Settings(BaseSettings):
         64, ge=1, description="Most sequences in a micro-batch; lower takes less memory. Never a limit on a request."
     )
     max_batch_tokens: int = Field(16_384, ge=256, description="Most tokens in a micro-batch; lowered by itself when memory runs out.")
-    target_batch_ms: int = Field(100, ge=10, description="Time that a micro-batch should take, in ms: a search waits for one at most.")
+    target_batch_ms: int = Field(
+        100,
+        ge=10,
+        description="Time that a micro-batch should take, in ms: a search waits for one at most. "
+        "Up to 2.5 times that where it would hold fewer than 1,024 tokens.",
+    )
     bulk_aging_seconds: float = Field(2.0, gt=0, description="Bulk work that has waited this long goes before interactive work once.")
     interactive_max_texts: int = Field(8, ge=0, description="Embedding requests of at most so many texts are interactive.")
     interactive_max_tokens: int = Field(2_048, ge=0, description="Embedding requests of at most so many tokens are interactive.")

@@ -20,14 +20,23 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads of a CPU that others use as well must sleep at a barrier, not spin: with two threads on two busy cores, eight MiniLM
-    # forwards of 160 tokens took 6.4 s spinning and 0.6 s sleeping.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    wait_briefly()
 
     from embed_service.engine.process import EngineProcess
     from embed_service.engine.protocol import BlockingConnection
 
     EngineProcess(BlockingConnection(socket.socket(fileno=fd))).run()
+
+
+def wait_briefly() -> None:
+    """How OpenMP's threads wait for each other, unless the environment says it: a few microseconds awake, then asleep.
+
+    Two threads on two cores, MiniLM in float32: asleep at once, a short query took 21 ms and awake for as long as it takes 12; but where
+    another process wanted the same cores, packs took three times as long with threads that stay awake. With this count both were as
+    in the better case (benchmarks/README.md). libgomp, which torch brings on Linux, reads it when it is loaded.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "3000"
 
 
 def die_with_parent() -> None:

@@ -7,12 +7,15 @@ ends. Where several sequences share a prefix, their tokens also attend to its ke
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from embed_service.engine.memory import is_out_of_memory
 from embed_service.engine.pack import Pack
 
 NAME = "packed"
@@ -41,8 +44,12 @@ def packed_attention(
         return _varlen(module, query, key, value, pack, scaling)[None], None
     out = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
     if not pack.followers:
+        grouped = query.shape[1] != key.shape[1]
+        if grouped and query.device.type == "cuda" and query.dtype == torch.float32:
+            # No kernel takes grouped heads in float32 but the one that writes all scores to memory.
+            key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+            grouped = False
         for run in pack.runs:
-            grouped = query.shape[1] != key.shape[1]
             own = scaled_dot_product_attention(
                 run.of(query), run.of(key), run.of(value), is_causal=pack.causal, scale=scaling, enable_gqa=grouped
             )
@@ -80,6 +87,8 @@ def varlen_works() -> str | None:
     try:
         return _tried("cuda")
     except (ImportError, AssertionError, RuntimeError, TypeError, ValueError) as error:  # not built for this GPU, or a torch without it
+        if is_out_of_memory(error):
+            raise  # another program has the memory now: the next start may find it free
         return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
@@ -134,13 +143,12 @@ def _call_varlen(
     scaling: float | None,
 ) -> torch.Tensor:
     """query [tokens, heads, size], key and value [keys, key-value heads, size] → [tokens, heads, size]."""
-    from torch.nn.attention.varlen import varlen_attn
-
+    varlen_attn, takes_groups = _torch_varlen()
     options: dict[str, Any] = {}
     if query.shape[1] != key.shape[1]:
-        if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+        if takes_groups:
             options["enable_gqa"] = True
-        else:  # torch 2.11
+        else:
             key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
     out = varlen_attn(
         query.contiguous(),
@@ -156,6 +164,14 @@ def _call_varlen(
     )
     assert isinstance(out, torch.Tensor)
     return out
+
+
+@cache
+def _torch_varlen() -> tuple[Callable[..., Any], bool]:
+    """torch's function, and whether it takes fewer heads of keys than of queries (torch 2.11 does not)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn, "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def _with_sums(

@@ -46,7 +46,10 @@ def choose_device(settings: Settings) -> Device:
         except RuntimeError as error:  # the first thing that the device is asked for
             raise explain(error) or error from error
     dtype = _dtype(settings, device)
-    return Device(device, dtype, _attention(settings, device, dtype))
+    try:
+        return Device(device, dtype, _attention(settings, device, dtype))
+    except RuntimeError as error:
+        raise explain(error) or error from error
 
 
 def explain(error: Exception) -> ModelError | None:
