@@ -65,4 +65,4 @@ class Forward(Worker):
 
     def __init__(self, embed: Path, dtype: str) -> None:
         # As the engine sets it for itself.
-        super().__init__("forward", [str(embed), dtype], "forward", OMP_WAIT_POLICY="passive")
+        super().__init__("forward", [str(embed), dtype], "forward", GOMP_SPINCOUNT="3000")
