@@ -66,10 +66,10 @@ class Settings(BaseSettings):
     target_batch_ms: int = Field(
         100,
         ge=10,
-        description="Time that a micro-batch should take, in ms: a search waits for one at most. "
-        "Up to 2.5 times that where it would hold fewer than 1,024 tokens.",
+        description="Time that a micro-batch should take, in ms; a search waits for the rest of one. "
+        "Up to 2.5 times that where it would hold fewer than 1,024 tokens, and longer for a single long text.",
     )
-    bulk_aging_seconds: float = Field(2.0, gt=0, description="Bulk work that has waited this long goes before interactive work once.")
+    bulk_aging_seconds: float = Field(2.0, gt=0, description="Bulk work that searches have passed for this long goes before them once.")
     interactive_max_texts: int = Field(8, ge=0, description="Embedding requests of at most so many texts are interactive.")
     interactive_max_tokens: int = Field(2_048, ge=0, description="Embedding requests of at most so many tokens are interactive.")
 

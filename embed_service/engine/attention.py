@@ -38,8 +38,10 @@ def packed_attention(
 
     `attention_mask` is None: transformers makes none for an attention that it has no mask function for.
     """
-    if pack.capture is not None:
-        pack.capture.layers[_layer(module)] = key.clone(), value.clone()
+    if pack.capture:
+        parts = zip(torch.split(key, pack.lengths, 2), torch.split(value, pack.lengths, 2), strict=True)
+        for prefix, (keys, values) in zip(pack.capture, parts, strict=True):
+            prefix.layers[_layer(module)] = keys.clone(), values.clone()
     if pack.varlen:
         return _varlen(module, query, key, value, pack, scaling)[None], None
     out = query.new_empty(query.shape[2], query.shape[1], query.shape[3])

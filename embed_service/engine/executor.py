@@ -37,6 +37,11 @@ class Executor(Protocol):
 
     name: str  # "packed", "sentence-transformers", …
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether `Sequences.prefix` is computed once, or with every sequence."""
+        ...
+
     def prepare(self, role: Role, sequences: Sequences) -> Prepared:
         """Do what can be done while another micro-batch computes. May be called in any thread; an error of it shows in `run`."""
         ...
@@ -52,6 +57,10 @@ class ByRole:
     def __init__(self, executors: Mapping[Role, Executor], name: str) -> None:
         self._executors = executors
         self.name = name
+
+    @property
+    def shares_prefixes(self) -> bool:
+        return any(executor.shares_prefixes for executor in self._executors.values())
 
     def prepare(self, role: Role, sequences: Sequences) -> Prepared:
         return self._executors[role].prepare(role, sequences)

@@ -54,6 +54,8 @@ OLD_NOMIC_FIXED: dict[str, tuple[object, ...]] = {
 }
 
 
+# Sizes of a head that flash attention takes; scaled-dot-product attention pads others.
+VARLEN_STEP, VARLEN_LARGEST = 8, 256
 # A CPU is fastest on packs whose activations stay in its caches. A GPU wants the whole micro-batch at once.
 CPU_PACK_TOKENS = 2_048
 PADDING = 0.25  # most of a rectangle on a GPU; on a CPU CPU_PADDING
@@ -135,7 +137,8 @@ def _body(module: torch.nn.Module, layout: Layout) -> Body:
 
 def _layout(spec: ModelSpec, row: Architecture, config: PreTrainedConfig, device: Device) -> Layout:
     pad_id = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
-    varlen = device.attention == "varlen"
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    varlen = device.attention == "varlen" and size % VARLEN_STEP == 0 and size <= VARLEN_LARGEST
     place = torch.device(device.type)
     # RoBERTa's positions begin behind its padding id (create_position_ids_from_input_ids in transformers' modeling_roberta.py).
     skipped = pad_id if row.reserved_positions else None

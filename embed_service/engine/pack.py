@@ -53,8 +53,8 @@ class Pack:
 
     `first`, `last` int64 [n]: where each sequence begins and ends. `cu_seqlens` int32 [n + 1]: the same as cumulative lengths.
     `lengths` are those of the sequences, and `indices` which sequences of the micro-batch they are: row i of the results is `indices[i]`'s.
-    `prefixes` and `capture` are set for the time of one forward: the keys and values that `followers` attend to, and where to keep this
-    pack's own.
+    `prefixes` and `capture` are set for the time of one forward: the keys and values that `followers` attend to, and where to keep those of
+    this pack's own sequences, one entry each.
     """
 
     indices: list[int]
@@ -70,7 +70,7 @@ class Pack:
     runs: list[Run]
     followers: list[Follower]
     prefixes: dict[bytes, Prefix] = field(default_factory=dict)
-    capture: Prefix | None = None
+    capture: list[Prefix] = field(default_factory=list)
     joined: JoinedKeys | None = None
 
     @property

@@ -38,6 +38,7 @@ class PaddedExecutor:
     """Computes the roles that it has models for, one sub-batch after the other."""
 
     name = "sentence-transformers"
+    shares_prefixes = False
 
     def __init__(self, models: Mapping[Role, PaddedModel], device: str, limits: Limits) -> None:
         self._models = models

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 import torch
 
@@ -19,7 +20,7 @@ class Prefix:
 
 
 class Prefixes:
-    """The last used, by the bytes of their token ids; the newest is kept however long it is."""
+    """The last used, by a digest of their token ids (the ids of a query are not kept). One longer than the bound is not kept."""
 
     def __init__(self, most_tokens: int = MOST_TOKENS) -> None:
         self._most_tokens = most_tokens
@@ -30,15 +31,25 @@ class Prefixes:
         return sum(prefix.tokens for prefix in self._kept.values())
 
     def get(self, ids: bytes) -> Prefix | None:
-        prefix = self._kept.get(ids)
+        key = _digest(ids)
+        prefix = self._kept.get(key)
         if prefix is not None:
-            self._kept.move_to_end(ids)
+            self._kept.move_to_end(key)
         return prefix
 
     def put(self, ids: bytes, prefix: Prefix) -> None:
-        self._kept[ids] = prefix
-        while len(self._kept) > 1 and self.tokens > self._most_tokens:
+        if prefix.tokens > self._most_tokens:
+            return
+        self._kept[_digest(ids)] = prefix
+        while self.tokens > self._most_tokens:
             self._kept.popitem(last=False)
 
-    def clear(self) -> None:
+    def clear(self) -> bool:
+        """Whether there was anything."""
+        had = bool(self._kept)
         self._kept.clear()
+        return had
+
+
+def _digest(ids: bytes) -> bytes:
+    return blake2b(ids, digest_size=16).digest()

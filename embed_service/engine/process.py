@@ -93,6 +93,7 @@ class EngineProcess:
             return self._failed("internal", f"The engine could not load: {type(error).__name__}: {error}. Its log has the traceback.", True)
         while (work := loaded.inbox.take()) is not None:
             self._compute(loaded.executor, work)
+            del work  # its tensors need not be on the device while nothing computes
         return 0
 
     # Loading
@@ -160,6 +161,7 @@ class EngineProcess:
                 "dtype": device.dtype_name,
                 "cuda_available": torch.cuda.is_available(),
                 "executor": executor.name,
+                "shares_prefixes": executor.shares_prefixes,
                 "attention": device.attention,
                 "memory_bytes": device_memory_bytes(device.type),
             }
@@ -221,7 +223,7 @@ class EngineProcess:
             header, body = message
             if header["type"] == "run":
                 assert self._loaded is not None, "the HTTP process asks for nothing before `ready`"
-                self._loaded.inbox.put(header["lane"], _prepare(self._loaded.executor, header, body))
+                self._loaded.inbox.put(header["lane"], _prepare(self._loaded.executor, header, body), at_once=header.get("canary", False))
             elif header["type"] == "stop":
                 if self._loaded is None:
                     os._exit(0)

@@ -163,6 +163,8 @@ class Dispatcher:
         self._in_flight[batch.id] = batch
         self._standing_by[batch.lane] = batch.id
         header = {"type": "run", "id": batch.id, "role": batch.role, "lane": batch.lane, "count": len(sequences), "careful": careful}
+        if isinstance(batch, Canary):
+            header["canary"] = True
         engine.send(header, sequences.to_bytes())
 
     def _next(self, lane: Lane) -> MicroBatch | Canary | None:

@@ -174,8 +174,9 @@ class Service:
     async def _queued(
         self, role: Role, sequences: list[Int32], second: list[int | None], prefix: list[int], *, lane: Lane, caller: str
     ) -> Computed:
-        """Queue sequences and wait for all rows."""
-        job = Job(role, lane, caller, sequences, second, asyncio.get_running_loop().create_future(), prefix)
+        """Queue sequences and wait for all rows. What the engine does not share is not counted as shared."""
+        shared = prefix if self._supervisor.state.shares_prefixes else None
+        job = Job(role, lane, caller, sequences, second, asyncio.get_running_loop().create_future(), shared)
         if self._lanes.queued_tokens + job.tokens > self.settings.max_queued_tokens:
             message = f"The queue is full: {self._lanes.queued_tokens} tokens wait (MAX_QUEUED_TOKENS = {self.settings.max_queued_tokens})."
             raise Unavailable(message, retry_after_seconds=5, code="queue_full")

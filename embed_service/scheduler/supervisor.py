@@ -44,6 +44,7 @@ class EngineState:
     cuda_available: bool = False
     executor: str | None = None
     attention: str | None = None
+    shares_prefixes: bool = False
     restarts: int = 0
     last_end: str | None = None
 
@@ -234,6 +235,7 @@ class Supervisor:
         state.device, state.dtype = header["device"], header["dtype"]
         state.cuda_available, state.executor = header["cuda_available"], header["executor"]
         state.attention = header.get("attention")
+        state.shares_prefixes = header.get("shares_prefixes", False)
         state.phase = "canary"
         metrics.engine_up.set(True)
         self._canary_passed = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +135,23 @@ def test_the_same_answers_when_asked_again(pair: Pair) -> None:
     first = pair.rows(sequences).rows
     for _ in range(5):
         np.testing.assert_array_equal(pair.rows(sequences).rows, first)
+
+
+def test_what_another_thread_prepares_meanwhile_arrives_whole(pair: Pair) -> None:
+    """The engine's reader puts the next micro-batch on the device while this one computes."""
+    batches = [sequences_of(pair, [700 - n, 3 + n, 90, 31]) for n in range(6)]
+    expected = [pair.rows(batch).rows for batch in batches]
+    from embed_service.engine.packed import PackedExecutor
+
+    role = pair.spec.role
+    executor = PackedExecutor({role: pair.model}, DEVICE, 64, 16_384)
+    with ThreadPoolExecutor(1) as reader:
+        waiting = reader.submit(executor.prepare, role, batches[0])
+        for number, rows in enumerate(expected):
+            prepared = waiting.result()
+            if number + 1 < len(batches):
+                waiting = reader.submit(executor.prepare, role, batches[number + 1])
+            np.testing.assert_array_equal(executor.run(prepared).rows, rows)
 
 
 def test_shared_prefixes(pair: Pair) -> None:

@@ -24,18 +24,45 @@ def test_interactive_goes_before_bulk_that_came_earlier() -> None:
     assert [inbox.take(), inbox.take()] == ["search", "job"]
 
 
-def test_bulk_that_has_stood_by_long_goes_first_once() -> None:
+def test_bulk_that_was_passed_over_for_long_goes_first_once() -> None:
     clock = Clock()
     inbox: Inbox[str] = Inbox(AGING, clock)
     inbox.put("bulk", "job 1")
     inbox.put("interactive", "search 1")
-    clock.now += 1.9
     assert inbox.take() == "search 1"
     inbox.put("interactive", "search 2")
+    clock.now += 1.9
+    assert inbox.take() == "search 2"
+    inbox.put("interactive", "search 3")
     clock.now += 0.1
     assert inbox.take() == "job 1"
     inbox.put("bulk", "job 2")
-    assert [inbox.take(), inbox.take()] == ["search 2", "job 2"]
+    assert [inbox.take(), inbox.take()] == ["search 3", "job 2"]
+
+
+def test_bulk_micro_batches_that_take_long_do_not_age_by_that() -> None:
+    """On a slow processor one takes longer than the ageing. The next, ready behind it, was not passed over."""
+    clock = Clock()
+    inbox: Inbox[str] = Inbox(AGING, clock)
+    for n in range(3):
+        inbox.put("bulk", f"job {n}")
+        if n:
+            inbox.put("interactive", f"search {n}")
+            assert inbox.take() == f"search {n}"
+        assert inbox.take() == f"job {n}"
+        clock.now += 10 * AGING
+
+
+def test_a_canary_goes_before_all() -> None:
+    clock = Clock()
+    inbox: Inbox[str] = Inbox(AGING, clock)
+    inbox.put("bulk", "job")
+    inbox.put("interactive", "search 1")
+    inbox.put("interactive", "search 2")
+    assert inbox.take() == "search 1"
+    clock.now += AGING
+    inbox.put("interactive", "canary", at_once=True)
+    assert [inbox.take(), inbox.take(), inbox.take()] == ["canary", "job", "search 2"]
 
 
 def test_under_unbroken_searches_bulk_moves_once_in_its_time() -> None:

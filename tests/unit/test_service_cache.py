@@ -57,6 +57,7 @@ def run(act: Act, **settings: Any) -> None:
         service = Service(Settings(**settings))
         service._served["rerank"] = served()
         service._supervisor.ready.set()
+        service._supervisor.state.shares_prefixes = True
         await act(service, Engine(service))
 
     asyncio.run(main())
@@ -187,5 +188,16 @@ def test_other_models_clear_it(tmp_path: Path) -> None:
         assert len(service._cache) == 0
         assert service._loading is not None
         await service._loading
+
+    run(act)
+
+
+def test_a_prefix_that_the_engine_does_not_share_is_not_counted_as_shared() -> None:
+    """Else a micro-batch would hold many times the tokens that it may."""
+
+    async def act(service: Service, engine: Engine) -> None:
+        service._supervisor.state.shares_prefixes = False
+        await ask(service, [1, 2], [1, 3], prefix=[1, 1])
+        assert not engine.jobs[0].prefix
 
     run(act)
