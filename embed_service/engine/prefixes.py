@@ -20,7 +20,10 @@ class Prefix:
 
 
 class Prefixes:
-    """The last used, by a digest of their token ids (the ids of a query are not kept). One longer than the bound is not kept."""
+    """The last used, by a digest of their token ids: the ids of a query are not kept.
+
+    The newest is kept however long it is, since the next micro-batch of its request needs it; where memory runs out all are forgotten.
+    """
 
     def __init__(self, most_tokens: int = MOST_TOKENS) -> None:
         self._most_tokens = most_tokens
@@ -38,10 +41,8 @@ class Prefixes:
         return prefix
 
     def put(self, ids: bytes, prefix: Prefix) -> None:
-        if prefix.tokens > self._most_tokens:
-            return
         self._kept[_digest(ids)] = prefix
-        while self.tokens > self._most_tokens:
+        while len(self._kept) > 1 and self.tokens > self._most_tokens:
             self._kept.popitem(last=False)
 
     def clear(self) -> bool:

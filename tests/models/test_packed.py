@@ -234,7 +234,9 @@ def test_prefixes_are_bounded() -> None:
     assert prefixes.get(bytes([2])) is None, "the one that was used longest ago goes"
     assert prefixes.get(bytes([1])) is not None
     prefixes.put(b"long", Prefix(5000))
-    assert prefixes.get(b"long") is None and prefixes.tokens == 70, "it would drive out all others"
+    assert prefixes.get(b"long") is not None and prefixes.tokens == 5000, "the next micro-batch of its request needs it"
+    prefixes.put(b"after", Prefix(10))
+    assert prefixes.get(b"long") is None and prefixes.tokens == 10
 
 
 def test_out_of_memory_with_a_shared_prefix() -> None:
