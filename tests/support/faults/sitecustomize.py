@@ -86,8 +86,8 @@ def _gate_inbox(module) -> None:  # type: ignore[no-untyped-def]
         os.write(trace, json.dumps(line).encode() + b"\n")
 
     class Inbox(module.Inbox):
-        def put(self, lane, work):  # type: ignore[no-untyped-def]
-            super().put(lane, work)
+        def put(self, lane, work, **how):  # type: ignore[no-untyped-def]
+            super().put(lane, work, **how)
             note("prepared", work)
 
         def take(self):  # type: ignore[no-untyped-def]
