@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,72 +12,20 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from torch.nn.functional import normalize, scaled_dot_product_attention
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from torch.nn.functional import scaled_dot_product_attention
 
-from embed_service.engine import attention, linears, loader
+from embed_service.engine import attention, loader
 from embed_service.engine.device import Device
 from embed_service.engine.packed import KEYS_PER_TOKEN, LEAST_PREFIX_TOKENS, PackedBatch, PackedExecutor, plan
 from embed_service.engine.prefixes import Prefix, Prefixes
-from embed_service.engine.sequences import Int32, Sequences
+from embed_service.engine.sequences import Sequences
 from embed_service.errors import ModelError
-from embed_service.models.spec import Role
-from tests.models import reference
 from tests.models.engine import FLOAT32, compute, executor_of, spec_of
+from tests.models.packs import ARCHITECTURES, TOLERANCE, alone, answers, executor, loaded, random_ids
 from tests.support.checkpoints import checkpoint
 
-TOLERANCE = 1e-5
-ARCHITECTURES: dict[str, Role] = {
-    "qwen3-embedding": "embed", "nomic": "embed", "bge-base": "embed", "qwen3-reranker": "rerank", "qwen3-reranker-seq-cls": "rerank",
-    "llama-chat": "rerank", "bge-reranker-base": "rerank", "bge-reranker-v2-m3": "rerank", "bert-cross-encoder": "rerank",
-}  # fmt: skip
 CAUSAL_RERANKERS = ["qwen3-reranker", "qwen3-reranker-seq-cls", "llama-chat"]
 quick = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-@lru_cache(maxsize=1)
-def loaded(name: str) -> tuple[Any, Any, Any]:
-    """(spec, its packed model, transformers' plain one)."""
-    folder = checkpoint(name)
-    spec = spec_of(ARCHITECTURES[name], folder)
-    kinds = {"embedding": AutoModel, "yes_no": AutoModelForCausalLM, "classifier": AutoModelForSequenceClassification}
-    config = {"config": reference.nomic_config(folder)} if name == "nomic" else {}
-    plain = kinds[spec.kind].from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa", **config).eval()
-    return spec, loader.load_model(spec, FLOAT32), plain
-
-
-def executor(name: str, rows: int = 64, tokens: int = 1 << 20) -> PackedExecutor:
-    spec, model, _ = loaded(name)
-    return PackedExecutor({spec.role: model}, "cpu", rows, tokens)
-
-
-@torch.inference_mode()
-def alone(name: str, ids: Int32, second: int) -> NDArray[np.float32]:
-    """What transformers' model says to one sequence: a unit vector, or a probability."""
-    spec, _, plain = loaded(name)
-    inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None]}
-    if spec.segments:
-        inputs["token_type_ids"] = (torch.arange(len(ids)) >= second).long()[None]
-    if spec.kind == "embedding":
-        return normalize(reference.POOLINGS[spec.pooling](plain(**inputs).last_hidden_state), dim=0).numpy()
-    if spec.kind == "yes_no":
-        logits = plain(**inputs, logits_to_keep=1).logits[0, -1]
-        return (logits[spec.yes_id] - logits[spec.no_id]).sigmoid()[None].numpy()
-    if spec.template_prefix:  # transformers' head for it looks for padding, of which there is none
-        return plain.score(plain.model(**inputs).last_hidden_state[0, -1])[:1].sigmoid().numpy()
-    return plain(**inputs).logits[0, :1].sigmoid().numpy()
-
-
-def answers(name: str, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return rows if ARCHITECTURES[name] == "embed" else torch.from_numpy(rows).sigmoid().numpy()
-
-
-def random_ids(count: int, vocabulary: int, seed: int) -> Int32:
-    """Any ids of the vocabulary, the small ones, which are the special tokens, more often than by chance."""
-    generator = np.random.default_rng(seed)
-    ids = generator.integers(0, vocabulary, count, np.int32)
-    return np.where(generator.random(count) < 0.05, generator.integers(0, 4, count, np.int32), ids)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -351,40 +298,6 @@ def test_an_attention_that_computes_something_else_is_not_used(monkeypatch: pyte
 
     monkeypatch.setattr(attention, "_call_varlen", at_the_first_key)
     assert "something else" in str(attention._tried("cpu"))
-
-
-# Linear layers
-
-
-@pytest.mark.parametrize("name", ["bge-base", "bge-reranker-base", "qwen3-embedding", "nomic"])
-def test_linear_layers_laid_out_anew_compute_the_same(name: str) -> None:
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        pytest.skip("torch was built without oneDNN")
-    spec, _, _ = loaded(name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linears, "_pays", lambda *_: False)
-        plain = loader.load_model(spec, FLOAT32)
-        patch.setattr(linears, "_pays", lambda *_: True)
-        laid_out = loader.load_model(spec, FLOAT32)
-    assert _linears(plain) and not _linears(laid_out, of=torch.nn.Linear)
-    sequences = Sequences.of([random_ids(n, spec.vocabulary, n) for n in (1, 40, 17)])
-    one, other = (compute(PackedExecutor({spec.role: m}, "cpu", 64, 4096), spec.role, sequences).rows for m in (plain, laid_out))
-    np.testing.assert_allclose(answers(name, one), answers(name, other), atol=TOLERANCE)
-
-
-def _linears(model: Any, of: type[torch.nn.Module] = torch.nn.Linear) -> list[torch.nn.Module]:
-    return [module for module in model._body.module.modules() if isinstance(module, of)]
-
-
-def test_what_the_processor_cannot_do_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FAKE processor: torch refuses bfloat16 layouts on one without its units with this error."""
-    model = torch.nn.Sequential(torch.nn.Linear(8, 8))
-
-    def refuse(*_: Any) -> Any:
-        raise RuntimeError("mkldnn_reorder_linear_weight: bf16 path needs the cpu support avx_ne_convert or avx512bw")
-
-    monkeypatch.setattr(linears, "PrepackedLinear", refuse)
-    assert linears.prepack(model) == [] and isinstance(model[0], torch.nn.Linear)
 
 
 # Precision
