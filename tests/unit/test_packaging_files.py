@@ -177,12 +177,12 @@ def ci_project(folder: Path) -> Path:
 
 
 def test_ci_starts_the_engine_runs_make_test_and_stops_the_engine(tmp_path: Path) -> None:
-    environment = stubs(tmp_path / "bin", "make", "python3", "node", "npm", "apt-get", "id")
+    environment = stubs(tmp_path / "bin", "make", "python3", "node", "npm", "chromium", "promtool", "prometheus-node-exporter", "apt-get", "id")
     script = ci_project(tmp_path / "project")
     done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines() == [
         *("engine install", "tailnet install", "engine start"),
-        *("make test REQUIRE=node,docker,tailnet", "engine stop"),
+        *("make test REQUIRE=node,docker,tailnet,browser,metrics,ray", "engine stop"),
     ]
     (tmp_path / "bin/make").write_text("#!/bin/sh\nexit 2\n")
     done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60, check=False)
@@ -195,7 +195,7 @@ def test_ci_says_what_is_missing_where_it_may_not_install(tmp_path: Path) -> Non
     (tmp_path / "bin/id").chmod(0o755)
     done = subprocess.run([ci_project(tmp_path / "project")], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (3, "")
-    assert "Missing: nodejs npm." in done.stderr
+    assert "Missing: nodejs npm chromium fonts-dejavu-core prometheus prometheus-node-exporter." in done.stderr
 
 
 def test_require(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,13 @@ def test_peers_share_the_torch_download() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lock", "extras"), [("service.txt", ["service"]), ("demo.txt", ["service", "demo"]), ("test.txt", ["service", "demo", "test", "dev"])]
+    ("lock", "extras"),
+    [
+        ("service.txt", ["service"]),
+        ("ray.txt", ["service", "ray"]),
+        ("demo.txt", ["service", "demo"]),
+        ("test.txt", ["service", "ray", "demo", "test", "dev"]),
+    ],
 )
 def test_locks_satisfy_the_extras(lock: str, extras: list[str]) -> None:
     locked = pins(lock)
