@@ -12,7 +12,7 @@ from embed_service.settings import OTHERS, Settings
 from qmdctl.compose_files import key_comments
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_configuration_page_is_generated_from_the_settings() -> None:
