@@ -27,8 +27,8 @@ def pause(
 ) -> None:
     """Free the GPU's memory: requests in flight are answered, then the models are unloaded.
 
-    Containers stay; embed keeps its port, lets requests wait a moment and then answers 503. `qmdctl resume` loads the models again, and so
-    does a restart of the container or the machine.
+    embed keeps its port, lets requests wait a moment and then answers 503; vLLM's container is stopped. `qmdctl resume` loads the models
+    again. A restart of the machine ends the pause of embed, not that of vLLM.
     """
     from qmdctl.commands.up import parse_seconds
     from qmdctl.control import control

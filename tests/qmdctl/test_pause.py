@@ -60,7 +60,11 @@ def health(box: ServiceProcess) -> str:
 
 
 def test_pause_and_resume_with_the_display_of_a_start(box: ServiceProcess, embed: Container) -> None:
-    probe = Probe("embed", box.url)
+    with httpx.Client(trust_env=False) as client:
+        pause_and_resume(box, embed, Probe("embed", box.url, client=client))
+
+
+def pause_and_resume(box: ServiceProcess, embed: Container, probe: Probe) -> None:
     assert control(embed, Terminal(), "pause")["state"] == "paused"
     assert health(box) == "paused"
     with pytest.raises(Broken, match="paused") as broken:
