@@ -30,7 +30,7 @@ PAUSED = (
 class Admission:
     """`held` says why nobody is let in, None that nothing but the engine's own state keeps requests waiting.
 
-    `woken` is set when a request comes while the models are unloaded for idleness.
+    `woken` is cleared by a hold for idleness, and set by a request that comes during it and by whatever ends it.
     """
 
     def __init__(self, settings: Settings, supervisor: Supervisor) -> None:
@@ -110,13 +110,17 @@ class Admission:
     async def hold(self, why: Hold) -> None:
         """Let nobody in from now on; those inside go on."""
         self.held = why
-        self.woken.clear()
+        if why == "idle":
+            self.woken.clear()
+        else:
+            self.woken.set()
         await self._supervisor.notify()
 
     async def release(self) -> None:
         """Let in again, as soon as the engine is ready."""
         self._returning = not self._supervisor.ready.is_set()
         self.held = None
+        self.woken.set()
         self.used = time.monotonic()
         await self._supervisor.notify()
 

@@ -142,6 +142,8 @@ def test_idle_models_leave_the_device_and_come_back_for_a_request(box: Box) -> N
         vectors = list(pool.map(lambda text: embed(service, [text]), TEXTS[:8]))
     assert {v.shape for v in vectors} == {(1, MINILM)}
     poll(idle, LONG, "idleness again")
+    assert box.last("resume")["state"] == "serving"
+    poll(idle, LONG, "idleness after a resume that nobody's request brought about")
     assert box.last("pause")["state"] == "paused"
     with service.client() as client:
         refused = client.post("/v1/embeddings", json={"input": "a"})
