@@ -1,7 +1,7 @@
 """`embed-service cache`: what lies in the hub's cache, and removing some of it. One JSON object per line on stdout.
 
 {"cache": "/models/hub", "free_bytes": …, "revisions": [{"model": "Qwen/Qwen3-4B", "revision": "1cfa…", "bytes": …, "own_bytes": …,
- "pinned": ["main"], "complete": true, "modified": 1790000000.0}], "incomplete": [{"model": "…", "bytes": …, "files": 1}]}
+ "pinned": ["main"], "complete": true, "config": {…}, "modified": 1790000000.0}], "incomplete": [{"model": "…", "bytes": …, "files": 1}]}
 {"model": "Qwen/Qwen3-4B", "revision": "1cfa…", "freed_bytes": 8060000000}     removed
 {"model": "…", "error": "…"}                                                   not removed; the others are; exit status 1
 """
@@ -132,6 +132,7 @@ def _revisions(cache: Path, folder: Path) -> list[dict[str, Any]]:
                 "own_bytes": sum(size for blob, size in own.items() if blob not in others),
                 "pinned": revisions.names(model, commit),
                 "complete": pinned.present_in(snapshot) if pinned else has_weights(list_folder(snapshot)) or any(map(is_weights, names)),
+                "config": _config(snapshot),
                 "modified": max((path.stat().st_mtime for path in own if path.exists()), default=snapshot.stat().st_mtime),
             }
         )
@@ -146,6 +147,15 @@ def _blobs(snapshot: Path) -> dict[Path, int]:
         if blob.is_file():
             found[blob] = blob.stat().st_size
     return found
+
+
+def _config(snapshot: Path) -> dict[str, Any]:
+    """config.json, from which qmdctl computes sizes; empty where there is none that can be read."""
+    try:
+        config = json.loads((snapshot / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _model_folders(cache: Path) -> list[Path]:
