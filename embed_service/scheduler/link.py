@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -23,10 +23,12 @@ class ChildEngine:
     """One engine process. Its life ends once; a new engine is a new object.
 
     `on_message(header, body)` is called for each frame; the future `ended` resolves to the exit status (negative: the signal).
+    `environment`: variables of its own, over those of this process.
     """
 
-    def __init__(self, on_message: OnMessage) -> None:
+    def __init__(self, on_message: OnMessage, environment: Mapping[str, str] | None = None) -> None:
         self._on_message = on_message
+        self._environment = dict(environment or {})
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -37,7 +39,7 @@ class ChildEngine:
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Spawn `python -m embed_service.engine`. It inherits the environment and stderr, so its log lines join ours."""
+        """Spawn `python -m embed_service.engine`. It inherits stderr, so its log lines join ours, and the environment."""
         ours, theirs = socket.socketpair()
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -49,7 +51,7 @@ class ChildEngine:
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=2,  # a stray print of a library must not reach our stdout
-                env=dict(os.environ),
+                env={name: value for name, value in os.environ.items() if name.upper() not in self._environment} | self._environment,
             )
         finally:
             theirs.close()
@@ -71,6 +73,10 @@ class ChildEngine:
     async def stop(self, seconds: float) -> None:
         """Ask it to finish; kill it when it does not within `seconds`."""
         if self._process is None:
+            return
+        if not self._tasks:  # `start` was cancelled between spawning and linking
+            self.kill()
+            await self._process.wait()
             return
         self.send({"type": "stop"})
         done, _ = await asyncio.wait([self.ended], timeout=seconds)

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
@@ -26,6 +26,9 @@ LOADING_HANG_SECONDS = 120.0  # importing CUDA's gigabytes from a cold disk sile
 STALL_SECONDS = 60  # a download without a new byte for so long is called stalled
 CRASHES_UNTIL_ERROR = 3  # engines that end before they are ready
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
+STOP_SECONDS = 3  # a polite word, then SIGKILL
+
+Unloaded = Literal["paused", "idle", "starting"]  # the phase while there is no engine on purpose; starting: another one comes at once
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +67,10 @@ class EngineState:
 
 
 class Supervisor:
-    """Runs from `start` to `stop`. `ready` is set while work can be computed; `on_described(specs)` is called when models are on disk."""
+    """Runs from `start` to `stop`. `ready` is set while work can be computed; `on_described(specs)` is called when models are on disk.
+
+    In between `unload` ends the engine on purpose and `start` begins another one, with the models that its environment names.
+    """
 
     def __init__(self, settings: Settings, lanes: Lanes, on_described: Callable[[dict[Role, ModelSpec]], None]) -> None:
         self._settings = settings
@@ -78,22 +84,50 @@ class Supervisor:
         self._kill_cause: str | None = None
         self._models: dict[Role, ModelSpec] = {}
         self._refused = False
+        self._environment: dict[str, str] = {}
+        self.failures = 0  # engines in a row that ended before they were ready
         self.dispatcher = Dispatcher(settings, lanes, self._on_canary)
         self.state = EngineState()
         self.ready = asyncio.Event()
-        self.changed = asyncio.Condition()  # notified when the engine becomes ready or fails for good
+        self.changed = asyncio.Condition()  # notified when the engine becomes ready, ends or fails for good
 
-    async def start(self) -> None:
+    async def start(self, environment: Mapping[str, str] | None = None) -> None:
+        """Keep an engine alive from now on. `environment`: settings of the engine's own, over those of this process."""
+        assert self._task is None, "the engine before is ended first"
+        self._environment = dict(environment or {})
+        self.failures, self._refused = 0, False
+        if self.state.phase in ("paused", "idle"):
+            self._enter("starting")
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """End the engine: a polite word, then SIGKILL."""
+        """End the engine: a polite word, then SIGKILL. What it has not answered is lost."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+            self._task = None
         if self._engine is not None:
-            await self._engine.stop(seconds=3)
+            await self._engine.stop(STOP_SECONDS)
+
+    def _enter(self, phase: Unloaded) -> None:
+        self.state.phase = phase
+        for cause in metrics.UNLOADED_CAUSES:
+            metrics.unloaded.labels(cause).set(cause == phase)
+
+    async def unload(self, phase: Unloaded) -> None:
+        """End the engine on purpose. When this returns its process is gone, and its memory with it; `start` begins another one.
+
+        What is still queued or was not answered waits for that one.
+        """
+        self.ready.clear()
+        await self.stop()
+        self._engine = None
+        self._detach()
+        self.state = EngineState(restarts=self.state.restarts, last_end=self.state.last_end)
+        self._enter(phase)
+        log.info("engine unloaded", phase=phase)
+        await self.notify()
 
     @property
     def pid(self) -> int | None:
@@ -112,14 +146,13 @@ class Supervisor:
     # Lives
 
     async def _run(self) -> None:
-        failures = 0
         while True:
             try:
                 became_ready = await self._one_life()
             except Exception as error:  # no process to be had, for example: it must show in /health, not end the supervising
                 log.exception("engine could not be started")
                 became_ready, self.state.last_end = False, f"it could not be started: {error}"
-            failures = 0 if became_ready else failures + 1
+            self.failures = failures = 0 if became_ready else self.failures + 1
             if failures >= CRASHES_UNTIL_ERROR and self.state.error is None:
                 await self._set_error(
                     {
@@ -130,6 +163,7 @@ class Supervisor:
                     }
                 )
             self.state.restarts += 1
+            await self.notify()
             if failures:
                 await asyncio.sleep(min(FIRST_RETRY_SECONDS * 2 ** (failures - 1), LAST_RETRY_SECONDS))
 
@@ -139,7 +173,7 @@ class Supervisor:
         became_ready = False
         if self.state.error is None:
             self.state.phase = "starting"
-        engine = ChildEngine(self._on_message)
+        engine = ChildEngine(self._on_message, self._environment)
         self._engine = engine
         self._heartbeat = time.monotonic()
         await engine.start()
@@ -155,15 +189,19 @@ class Supervisor:
             self._watch(engine, now)
             metrics.ready.set(self.healthy)
         status = engine.ended.result()
-        self.ready.clear()
-        metrics.ready.set(False)
-        metrics.engine_up.set(False)
-        again = self.dispatcher.detach()
+        again = self._detach()
         cause = self._kill_cause or ("failed" if self.state.error and not became_ready else "exited")
         self.state.last_end = self._describe_end(status)
         metrics.engine_restarts.labels(cause).inc()
         log.warning("engine ended", cause=cause, how=self.state.last_end, requeued_sequences=again)
         return became_ready
+
+    def _detach(self) -> int:
+        """The engine is gone. How many sequences wait for the next."""
+        self.ready.clear()
+        metrics.ready.set(False)
+        metrics.engine_up.set(False)
+        return self.dispatcher.detach()
 
     def _watch(self, engine: ChildEngine, now: float) -> None:
         settings = self._settings
@@ -257,7 +295,7 @@ class Supervisor:
             self.ready.set()
             self.dispatcher.open()
             log.info("ready", device=self.state.device, dtype=self.state.dtype, executor=self.state.executor)
-            self._notified = asyncio.create_task(self._notify())
+            self._notified = asyncio.create_task(self.notify())
 
     def fail(self, error: dict[str, Any]) -> None:
         """Nothing can be served until a later start succeeds: tell those who wait. `error`: code, message, retryable."""
@@ -275,8 +313,9 @@ class Supervisor:
             self._lanes.drop(job)
             if not job.done.done():  # its client may have left at this very moment
                 job.done.set_exception(Unavailable(error["message"], retry_after_seconds=30, code=error["code"]))
-        await self._notify()
+        await self.notify()
 
-    async def _notify(self) -> None:
+    async def notify(self) -> None:
+        """Wake those who wait for `changed`."""
         async with self.changed:
             self.changed.notify_all()

@@ -56,7 +56,8 @@ def consequences(
     useless: list[str] = []
     if role == "embed" and changed is not False and not same_model:
         useless.append("stored vectors")
-    if role == "rerank" and not same_model or role == "embed" and cosine_before and cosine_after and useless:
+    by_cosine = role == "embed" and cosine_before and cosine_after and bool(useless)
+    if by_cosine or (role == "rerank" and not same_model):
         useless.append("cached rerank scores")
     commands = {"stored vectors": EMBED_AGAIN, "cached rerank scores": EMPTY_CACHE}
     if role != "embed":

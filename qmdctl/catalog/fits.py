@@ -24,7 +24,7 @@ FIELDS = {"embed": "embed_model", "rerank": "rerank_model", "generate": "generat
 
 @dataclass(frozen=True)
 class Fit:
-    """`fits` None: it cannot be computed, and `sentence` says why. Bytes of the whole plan with the model in it, and what there is for it."""
+    """`fits` None: it cannot be computed, and `sentence` says why. Bytes of the whole plan with the model in it, and of what is there."""
 
     fits: bool | None
     sentence: str
@@ -60,7 +60,7 @@ class Memory:
         if self._plan is None:
             return Fit(None, f"the memory plan cannot be computed: {self._error}")
         self._given = dict(configs or {})
-        plan = replace(self._plan, **{FIELDS[role.name]: model for role, model in changes.items()})
+        plan = replace(self._plan, **{FIELDS[role.name]: model for role, model in changes.items()})  # type: ignore[arg-type]
         try:
             budget = make_budget(plan, self._config, self._hardware)
             before = self._before(self._plan)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from qmdctl.compose import Compose
@@ -14,6 +15,7 @@ from qmdctl.errors import MissingError, QmdError
 from qmdctl.process import ProcessError, stream
 
 CONTAINER = f"qmd-models-{os.getpid()}"
+ATTENDED = "--attended"  # of a command that is undone when its stdin is closed
 USAGE = 2  # argparse's status for a command that it does not know, and the service's for a setting that cannot be used
 
 
@@ -39,7 +41,7 @@ class OneOff:
 
     def lines(self, *arguments: str) -> Iterator[dict[str, Any]]:
         run = ("run", "--rm", "--name", CONTAINER, "--no-deps", "--no-TTY", "--quiet-pull", "embed")
-        yield from json_lines(self._compose, self._compose.command(*run, *arguments), self._echo)
+        yield from _of_compose(self._compose, self._compose.command(*run, *arguments), self._echo)
 
     @staticmethod
     def stop(engine: Engine) -> None:
@@ -56,23 +58,27 @@ class Running:
 
     def lines(self, *arguments: str) -> Iterator[dict[str, Any]]:
         command = self._compose.command("exec", "--no-TTY", "embed", "python", "-m", "embed_service", *arguments)
-        yield from json_lines(self._compose, command, self._echo)
+        yield from _of_compose(self._compose, command, self._echo)
 
 
-def json_lines(compose: Compose, command: list[str], echo: bool) -> Iterator[dict[str, Any]]:
-    """What both do: run it, and take the lines that are JSON objects."""
+def _of_compose(compose: Compose, command: list[str], echo: bool) -> Iterator[dict[str, Any]]:
     if echo:
         compose.echo(command)
+    yield from json_lines(command, compose.folder, compose.environment())
+
+
+def json_lines(command: list[str], folder: Path, environment: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """The JSON objects that a command of the embed service prints. Raises Unknown and what `stream` raises."""
     said = False
     try:
-        for text in stream(command, cwd=compose.folder, environment=compose.environment()):
+        for text in stream(command, cwd=folder, environment=environment, attended=ATTENDED in command):
             with contextlib.suppress(ValueError):
                 line = json.loads(text)
                 if isinstance(line, dict):
                     said = True
                     yield line
     except ProcessError as error:
-        if said and error.completed.returncode == 1:  # its own sentence says why
+        if said:  # its own sentence says why
             return
         if error.completed.returncode == USAGE:
             raise Unknown(

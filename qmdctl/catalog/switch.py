@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qmdctl.catalog.inside import Inside
+from qmdctl.catalog.inside import ATTENDED, Inside
 from qmdctl.catalog.roles import Role
 from qmdctl.errors import InterruptedByUser, QmdError
 from qmdctl.startup.phases import WORDS
@@ -33,8 +33,7 @@ class ControlSwitch:
             done = self._switch(after)
         except KeyboardInterrupt:
             raise InterruptedByUser(
-                "Interrupted. The service ends the switch by itself, or goes back where the new model does not load; .env is unchanged.",
-                f"qmdctl models (says what is served), then qmdctl models use … again; back with {_command(before)}",
+                "Interrupted. The service goes back to the old model by itself; .env is unchanged.", "qmdctl models (says what is served)"
             ) from None
         if "error" in done:
             raise SwitchFailed(f"The switch failed: {done['error']} {told_state(done)}", "qmdctl logs embed; .env is unchanged")
@@ -56,10 +55,10 @@ class ControlSwitch:
     def _switch(self, models: Models) -> dict[str, Any]:
         arguments = []
         for role, (model, commit) in models.items():
-            arguments += [f"--{role.name}-model", model, f"--{role.name}-revision", commit or ""]
+            arguments += [f"--{role.name}-model", model, *([f"--{role.name}-revision", commit] if commit else [])]
         last: dict[str, Any] = {}
         shown = ""
-        for line in self.control.lines("control", "switch", *arguments):
+        for line in self.control.lines("control", "switch", ATTENDED, *arguments):
             if "phase" in line and str(line["phase"]) != shown:
                 shown = str(line["phase"])
                 self.terminal.note(f"  {phase_text(line)}", "dim")
@@ -122,7 +121,3 @@ def told_state(line: Mapping[str, Any]) -> str:
     if state == "serving":
         return "The old model is served again."
     return f"The service says {state}." if state else "What is served now: qmdctl models."
-
-
-def _command(models: Models) -> str:
-    return " or ".join(f"qmdctl models use {role.name} {model}{f'@{commit}' if commit else ''}" for role, (model, commit) in models.items())

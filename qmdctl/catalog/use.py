@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -55,7 +55,7 @@ class Change:
     @property
     def flags(self) -> dict[str, str]:
         """The values for .env."""
-        values = {}
+        values: dict[str, str] = {}
         for role, (model, commit) in self.after.items():
             values |= {role.key: model, role.revision_key: commit or ""}
         return values
@@ -179,11 +179,6 @@ def refuse_early(settings: Settings, role: Role) -> None:
     path = settings.project.env_path.resolve()
     if not os.access(path.parent, os.W_OK):
         raise env_file.refused(path, PermissionError(13, "Permission denied"), "written")
-
-
-def interrupted(change: Change, download: Callable[[], None]) -> None:
-    """Run the download; Ctrl-C is passed on with what it means."""
-    download()
 
 
 def _with_revision(wanted: Wanted, settings: Settings) -> Wanted:
