@@ -63,12 +63,12 @@ def inspect(model: str, revision: str | None, role: Purpose, settings: Settings,
         size = sum(path.stat().st_size for path in Path(found.path).rglob("*") if path.is_file())
         told = _described(role, wanted.label, found, settings)
         return {**told, "where": "cache", "total_bytes": size, "missing_bytes": 0, "free_bytes": _free(wanted.cache)}
+    missing = missing_bytes(wanted, found)  # before the small files are fetched, which are needed all the same
     if role == "generate":
         told = _of_generation(wanted, found)
     else:
         spec = describe_remote(role, wanted, found, settings)
         told = {**_told(spec, settings), "config": _config(_small_files(wanted, found), wanted.label)}
-    missing = missing_bytes(wanted, found)
     check_disk(missing, wanted.cache, wanted.label)
     size = sum(file.size for file in found.files)
     return {

@@ -42,7 +42,7 @@ class Memory:
 
     def __init__(self, settings: Settings, hardware: Hardware, cache: Cache | None, running: Collection[str]) -> None:
         profiles = "generation" if "vllm" in settings.services else ""
-        self._settings, self._cache = settings, cache
+        self._settings, self._cache, self._running = settings, cache, running
         self._given: dict[str, Mapping[str, Any]] = {}
         self._plan: Plan | None = None
         self._error = ""
@@ -73,7 +73,12 @@ class Memory:
         if not budget.problems:
             return Fit(True, place.sentence(), "", *numbers)
         problem = budget.problems[0]
-        if before is not None and before[1] == {one.setting for one in budget.problems} and place.planned_bytes <= before[0]:
+        if (
+            self._running
+            and before is not None
+            and before[1] == {one.setting for one in budget.problems}
+            and place.planned_bytes <= before[0]
+        ):
             return Fit(True, f"{place.sentence()}; no more than what runs now", "", *numbers)
         return Fit(False, problem.message.removesuffix(". Not starting"), problem.fix, *numbers)
 

@@ -32,7 +32,13 @@ def ask(questions: list[tuple[str, str]], environment: Mapping[str, str], *, new
     keep = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     argument = json.dumps([(role, name, newest) for role, name in questions])
     done = subprocess.run(
-        [sys.executable, "-c", MANY, argument], cwd=ROOT, env={**keep, **environment}, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", MANY, argument],
+        cwd=ROOT,
+        env={**keep, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -87,7 +93,11 @@ def test_what_cannot_serve_is_refused_with_the_setting_that_would_name_it(
     sentences = [one["error"] for one in told]
     assert sentences[0].startswith("EMBED_MODEL=org/nothing is not a model of ")
     assert "no revision 'v9'" in sentences[1]
-    assert sentences[2].startswith("VLLM_MODEL=org/gated is gated") and "HF_TOKEN_FILE" in sentences[2] and f"{hub.url}/org/gated" in sentences[2]
+    assert (
+        sentences[2].startswith("VLLM_MODEL=org/gated is gated")
+        and "HF_TOKEN_FILE" in sentences[2]
+        and f"{hub.url}/org/gated" in sentences[2]
+    )
     assert all("pickled weights" in sentence and "can run code" in sentence for sentence in sentences[3:5])
     assert "is an embedding model, not a reranker" in sentences[5]
     assert "does not generate text" in sentences[6]
