@@ -58,7 +58,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         own = {"HOME": str(home / "home"), "CONTROL_SOCKET": str(home / "c" / "control.sock")}
         service = ServiceProcess({**environment, **own, "EMBED_MODEL": FIRST, "RERANK_MODEL": FIRST}, home / "service.log")
         with service:
-            service.wait_healthy()
+            service.wait_healthy(240)
             yield Box(hub, service, environment, commits)
 
 
@@ -347,7 +347,7 @@ def test_no_engine_and_a_command_that_changes_already(qmdctl: Run, folder: Path)
     alone = qmdctl("--project", str(folder), "models", "use", "embed", SECOND, "--json")
     assert alone.returncode == 3, alone.stderr
     assert "No Docker engine" in json.loads(alone.stdout)["error"]
-    (folder / ".qmdctl").mkdir()
+    (folder / ".qmdctl").mkdir(exist_ok=True)
     hold = "import fcntl, json, os, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); json.dump({'verb': 'upgrade', 'pid': "
     hold += "os.getpid(), 'since': '12:00:00'}, f); f.flush(); print(1, flush=True); input()"
     with subprocess.Popen(
