@@ -33,6 +33,7 @@ from tests.support.disk import small_disk as small_disk
 from tests.support.hub import FakeHub
 from tests.support.service import ServiceProcess, poll
 
+pytestmark = pytest.mark.timeout(600)
 FIRST, SECOND, RERANKER = "org/first", "org/second", "org/reranker"
 COMMENT = "# The owner's own words.\n"
 
@@ -55,6 +56,8 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         commits = {FIRST: hub.add(FIRST, checkpoint("bge-base")), SECOND: hub.add(SECOND, checkpoint("nomic"))}
         commits[RERANKER] = hub.add(RERANKER, checkpoint("bert-cross-encoder"))
         environment = {**hub.environment(home / "cache"), "PROMPT_POLICY": "native"}
+        # However busy the machine is: requests wait for the new model.
+        environment |= {"LOAD_WAIT_SECONDS": "250", "REQUEST_DEADLINE_SECONDS": "280"}
         own = {"HOME": str(home / "home"), "CONTROL_SOCKET": str(home / "c" / "control.sock")}
         service = ServiceProcess({**environment, **own, "EMBED_MODEL": FIRST, "RERANK_MODEL": FIRST}, home / "service.log")
         with service:
@@ -145,7 +148,7 @@ class Asking:
         self._thread = threading.Thread(target=self._ask)
 
     def _ask(self) -> None:
-        with httpx.Client(base_url=self.url, timeout=60) as client:
+        with httpx.Client(base_url=self.url, timeout=300) as client:
             while not self._stop.is_set():
                 answer = client.post("/v1/embeddings", json={"input": ["a cactus"]})
                 if answer.status_code == 200:
