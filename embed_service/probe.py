@@ -3,6 +3,7 @@
 That is: it answers, or its models are unloaded on purpose (paused, idle).
 
 {"status": "loading", "phase": "downloading", "done_bytes": 1200, "total_bytes": 8000, "stalled_seconds": 0}
+{"status": "ok", "phase": "ready", "models": {"embed": "…", "rerank": "…"}}
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def report(body: dict[str, Any]) -> dict[str, Any]:
         line = {"status": "loading", "phase": "downloading"}
     if line["phase"] == "downloading":
         line |= {name: progress.get(name, 0) for name in ("done_bytes", "total_bytes", "stalled_seconds")}
+    if line["status"] in ("ok", "paused", "idle") and "models" in body:
+        line["models"] = body["models"]  # a switch may have chosen others than the container's settings name
     if line["status"] == "error":
         line["error"] = body.get("error", "")
     return line

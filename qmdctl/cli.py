@@ -17,8 +17,10 @@ from qmdctl.commands import (
     logs,
     migrate,
     models,
+    pause,
     pull,
     restart,
+    resume,
     start,
     status,
     stop,
@@ -63,6 +65,8 @@ app.command("health")(health.health)
 app.command("start")(start.start)
 app.command("stop")(stop.stop)
 app.command("restart")(restart.restart)
+app.command("pause")(pause.pause)
+app.command("resume")(resume.resume)
 app.command("down")(down.down)
 app.command("logs")(logs.logs)
 app.command("test")(test.test)

@@ -80,8 +80,8 @@ class ControlServer:
         self._connections.add(task)
         try:
             await self._answer(reader, writer)
-        except ConnectionError:
-            pass  # the client is gone
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # the client is gone, or the service ends: asyncio's streams log a cancelled handler as a failure
         finally:
             self._connections.discard(task)
             writer.close()
