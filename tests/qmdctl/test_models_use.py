@@ -25,7 +25,7 @@ from qmdctl.errors import ConfigurationError, InterruptedByUser, MissingError, Q
 from qmdctl.pulling.progress import Progress
 from qmdctl.settings import load_settings
 from tests.hub.conftest import fake_disk
-from tests.qmdctl.catalogs import GIB, LocalMachine, Told
+from tests.qmdctl.catalogs import GIB, Local, LocalMachine, Told
 from tests.qmdctl.conftest import Run
 from tests.qmdctl.projects import settings_of
 from tests.support.checkpoints import checkpoint
@@ -77,9 +77,9 @@ def machine(box: Box, tmp_path: Path) -> Iterator[LocalMachine]:
     yield one
     box.hub.mend()
     box.hub.bytes_per_second = None
-    assert one.control is not None
-    first = ("--embed-model", FIRST, "--rerank-model", FIRST)
-    assert list(one.control.lines("control", "switch", *first))[-1].get("done")
+    commit = box.commits[FIRST]
+    first = ("--embed-model", FIRST, "--embed-revision", commit, "--rerank-model", FIRST, "--rerank-revision", commit)
+    assert list(Local(box.service.environment).lines("control", "switch", *first))[-1].get("done")
 
 
 def told_of(machine: LocalMachine) -> Told:
@@ -280,7 +280,7 @@ def test_a_disk_that_becomes_full_keeps_what_is_there(machine: LocalMachine, box
     box.hub.bytes_per_second = 5e6
 
     def fill(text: str) -> None:
-        if text.endswith("downloading"):
+        if "weights org/full" in text and not (small_disk / "filler").exists():
             with pytest.raises(OSError, match="space"):
                 (small_disk / "filler").write_bytes(bytes(24_000_000))
 
