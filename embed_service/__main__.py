@@ -1,4 +1,4 @@
-"""`embed-service serve | check | download | control | config`.
+"""`embed-service serve | check | download | inspect | cache | control | config`.
 
 `serve` binds its port before it imports anything heavy, so that clients of a restarting service wait in the kernel's queue instead of
 being refused (they give up for good after 4 s of refusals).
@@ -26,6 +26,13 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("check", help="check models, disk and device without serving; exit 3 when something is missing")
     download = commands.add_parser("download", help="download models into the cache; one line of JSON per step")
     download.add_argument("models", nargs="+", metavar="MODEL[@REVISION]", help="Hugging Face ids, of the generation server's model too")
+    inspect = commands.add_parser("inspect", help="what a model is, without its weights: one JSON object; exit 1 when it cannot be served")
+    inspect.add_argument("model", metavar="MODEL[@REVISION]")
+    inspect.add_argument("--role", choices=("embed", "rerank", "generate"), default="embed", help="what it is to serve (default: embed)")
+    inspect.add_argument("--newest", action="store_true", help="ask the hub for the revision's present commit, whatever was pinned")
+    cache = commands.add_parser("cache", help="what lies in the model cache: one JSON object")
+    cache.add_argument("--remove", action="append", default=[], metavar="MODEL@COMMIT", help="remove this; one JSON object for each")
+    cache.add_argument("--incomplete", action="append", default=[], metavar="MODEL", help="remove what unfinished downloads of it left")
     control = commands.add_parser("control", help="pause, resume or switch the models of the running service; one line of JSON per step")
     add_arguments(control)
     config = commands.add_parser("config", help="print the settings in force")
@@ -85,6 +92,14 @@ def main(argv: list[str] | None = None, ca_file: str = CA_FILE) -> int:
         from embed_service.models.prefetch import main as download
 
         return download(arguments.models, settings)
+    if arguments.command == "inspect":
+        from embed_service.models.inspect import main as inspect
+
+        return inspect(arguments.model, arguments.role, settings, newest=arguments.newest)
+    if arguments.command == "cache":
+        from embed_service.models.cache import main as cache
+
+        return cache(arguments.remove, arguments.incomplete)
     if arguments.command == "control":
         from embed_service.control.client import main as control
 

@@ -16,6 +16,7 @@ from qmdctl.commands import (
     keys,
     logs,
     migrate,
+    models,
     pause,
     pull,
     restart,
@@ -72,6 +73,7 @@ app.command("test")(test.test)
 app.command("client")(client.client)
 app.command("config")(config.config)
 app.add_typer(keys.app, name="keys")
+app.add_typer(models.app, name="models")
 app.command("migrate")(migrate.migrate)
 app.command("version")(version.version)
 

@@ -74,15 +74,23 @@ def run(
     return completed
 
 
-def stream(command: Sequence[str], *, cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> Iterator[str]:
-    """The lines that `command` prints, as they come; its stderr is passed through. Raises ProcessError when it fails."""
+def stream(
+    command: Sequence[str], *, cwd: Path | None = None, environment: Mapping[str, str] | None = None, attended: bool = False
+) -> Iterator[str]:
+    """The lines that `command` prints, as they come; its stderr is passed through. Raises ProcessError when it fails.
+
+    `attended`: its stdin is open as long as it is read here, so that a program which looks there ends when this one does.
+    """
     full = {**os.environ, **environment} if environment else None
-    with subprocess.Popen(
-        list(command), cwd=cwd, env=full, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
-    ) as child:
+    stdin = subprocess.PIPE if attended else subprocess.DEVNULL
+    with subprocess.Popen(list(command), cwd=cwd, env=full, stdin=stdin, stdout=subprocess.PIPE, text=True, errors="replace") as child:
         assert child.stdout is not None
-        for line in child.stdout:
-            yield line.rstrip("\n")
+        try:
+            for line in child.stdout:
+                yield line.rstrip("\n")
+        finally:
+            if child.stdin is not None:
+                child.stdin.close()
     if child.returncode:
         raise ProcessError(Completed(tuple(command), child.returncode, "", ""))
 

@@ -68,17 +68,17 @@ def _model(role: Role, settings: Settings) -> Finding:
     missing = 0
     try:
         if is_folder(model_id):
-            spec, where = _describe(role, resolve_folder(model_id, settings), settings), "a folder"
+            spec, where = describe_found(role, resolve_folder(model_id, settings), settings), "a folder"
         else:
             quiet()
             wanted = want(model_id, revision, settings)
             found = find(wanted)
             if isinstance(found, ResolvedRepository):
-                spec, where = _describe(role, found, settings), "in the cache"
+                spec, where = describe_found(role, found, settings), "in the cache"
             else:
                 missing = missing_bytes(wanted, found)
                 check_disk(missing, wanted.cache, wanted.label)
-                spec = _describe_remote(role, wanted, found, settings)
+                spec = describe_remote(role, wanted, found, settings)
                 where = f"to be downloaded, {missing / 1e9:.2f} GB"
     except ModelError as error:
         return Finding(setting, False, error.message)
@@ -103,13 +103,13 @@ def _disk(models: list[Finding], settings: Settings) -> list[Finding]:
     return [Finding("HF_HOME", True, f"{constants.HF_HUB_CACHE} has room for {missing / 1e9:.2f} GB")]
 
 
-def _describe(role: Role, repository: ResolvedRepository, settings: Settings) -> ModelSpec:
+def describe_found(role: Role, repository: ResolvedRepository, settings: Settings) -> ModelSpec:
     from embed_service.models.describe import describe
 
     return describe(role, repository.id, repository.revision, repository.path, settings, settings.embed_model)
 
 
-def _describe_remote(role: Role, wanted: Wanted, listing: Listing, settings: Settings) -> ModelSpec:
+def describe_remote(role: Role, wanted: Wanted, listing: Listing, settings: Settings) -> ModelSpec:
     """From the small files alone: they go into the cache, where a later start finds them; of the weights only the names are shown."""
     small = [file for file in listing.files if not file.name.endswith(".safetensors")]
     snapshot = fetch(wanted, Listing(listing.commit, small), lambda done, total: None)
@@ -121,7 +121,7 @@ def _describe_remote(role: Role, wanted: Wanted, listing: Listing, settings: Set
                 path.symlink_to((snapshot / file.name).resolve())
             else:
                 path.touch()
-        return _describe(role, ResolvedRepository(wanted.id, folder, listing.commit), settings)
+        return describe_found(role, ResolvedRepository(wanted.id, folder, listing.commit), settings)
 
 
 def _device() -> Finding:

@@ -113,6 +113,15 @@ def find(wanted: Wanted) -> ResolvedRepository | Listing:
         return local
 
 
+def find_newest(wanted: Wanted) -> ResolvedRepository | Listing:
+    """What the hub has at the revision by now, whatever was pinned before; in the cache where that commit is there. Raises ModelError."""
+    listing = _ask(wanted, None)
+    pinned = Revisions(wanted.cache).lookup(wanted.id, listing.commit)
+    if pinned is not None and _suffices(wanted, pinned):
+        return ResolvedRepository(wanted.id, str(snapshot_path(wanted, pinned.commit)), pinned.commit)
+    return listing
+
+
 def fetch(wanted: Wanted, listing: Listing, progress: Callable[[int, int], None]) -> Path:
     """The listing's files into the cache; the snapshot folder. Raises ModelError: before the first byte where the disk is too small."""
     download = Download(wanted.id, listing.commit, listing.files, wanted.cache, wanted.token, progress)

@@ -10,6 +10,7 @@ A model that is neither EMBED_MODEL nor RERANK_MODEL is the generation server's,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from typing import Any, NoReturn
 
 from embed_service.errors import ModelError
 from embed_service.models.hub import Listing, Located, download, locate, missing_bytes
+from embed_service.models.revisions import Revisions
 from embed_service.settings import Settings
 
 _print_lock = threading.Lock()
@@ -72,8 +74,20 @@ def _fetch(name: str, located: Located | None) -> bool:
     except ModelError as error:
         _say(model=name, error=error.message, code=error.code)
         return False
+    _pin_commit(located, repository.revision)
     _say(model=name, revision=repository.revision, path=repository.path)
     return True
+
+
+def _pin_commit(located: Located, commit: str) -> None:
+    """A commit that was downloaded under a branch's name is recorded under its own as well: vLLM's start looks for that name alone."""
+    if located.wanted is None or located.wanted.revision != commit:
+        return
+    revisions = Revisions(located.wanted.cache)
+    pinned = revisions.lookup(located.wanted.id, commit)
+    if pinned is not None and commit not in revisions.names(located.wanted.id, commit):
+        with contextlib.suppress(OSError):  # the download stands all the same
+            revisions.write(located.wanted.id, commit, pinned)
 
 
 def _say(**fields: Any) -> None:

@@ -7,9 +7,11 @@ A branch is thereby pinned at the first start, and a later start needs no networ
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +50,31 @@ class Revisions:
 
     def write(self, model_id: str, revision: str, pinned: Pinned) -> None:
         """Add or replace one entry, atomically. Raises OSError where the cache cannot be written."""
+        with self._changing() as record:
+            record.setdefault(model_id, {})[revision] = {"commit": pinned.commit, "files": pinned.files}
+
+    def forget(self, model_id: str, commit: str) -> None:
+        """Remove the entries of one commit: its files are about to go. Raises OSError where the cache cannot be written."""
+        if not any(_commit(entry) == commit for entry in self._read().get(model_id, {}).values()):
+            return
+        with self._changing() as record:
+            left = {name: entry for name, entry in record.get(model_id, {}).items() if _commit(entry) != commit}
+            record[model_id] = left
+            if not left:
+                del record[model_id]
+
+    def names(self, model_id: str, commit: str) -> list[str]:
+        """The revisions (branch, tag, commit) that are pinned to this commit."""
+        return sorted(name for name, entry in self._read().get(model_id, {}).items() if _commit(entry) == commit)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[dict[str, dict[str, Any]]]:
         from filelock import FileLock
 
         # The cache outlives a change of the service's user: another one must be able to take the lock.
         with FileLock(self.path.with_suffix(".lock"), mode=0o666):
             record = self._read()
-            record.setdefault(model_id, {})[revision] = {"commit": pinned.commit, "files": pinned.files}
+            yield record
             handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{FILE}.")
             try:
                 with os.fdopen(handle, "w") as out:
@@ -79,3 +100,7 @@ def _pinned(entry: Any) -> Pinned | None:
         return Pinned(str(entry["commit"]), {str(name): int(size) for name, size in entry["files"].items()})
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _commit(entry: Any) -> str:
+    return str(entry.get("commit", "")) if isinstance(entry, dict) else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -69,18 +69,26 @@ def download(compose: Compose, models: list[str], progress: Progress) -> list[di
 
     Raises QmdError, which names every model that failed, after the others are complete.
     """
+    return follow(_lines(compose, models), models, progress)
+
+
+def follow(lines: Iterable[dict[str, Any]], models: list[str], progress: Progress, again: str = "qmdctl pull") -> list[dict[str, Any]]:
+    """Show what the downloader prints, and return its last line on each model. Raises QmdError as `download` does.
+
+    `again`: the command that goes on with it.
+    """
     last: dict[str, dict[str, Any]] = {}
-    for line in _lines(compose, models):
+    for line in lines:
         name = str(line.get("model", ""))
         last[name] = line
         _show(progress, line)
     errors = [line for line in last.values() if "error" in line]
     if errors:
         first, *more = (f"{line['model']}: {line['error']}" for line in errors)
-        raise QmdError(first, "what is downloaded is kept: mend that, then qmdctl pull", "\n".join(f"  {text}" for text in more))
+        raise QmdError(first, f"what is downloaded is kept: mend that, then {again}", "\n".join(f"  {text}" for text in more))
     missing = [name for name in models if "path" not in last.get(name, {})]
     if missing:
-        raise QmdError(f"The download of {', '.join(missing)} ended without a result", "see its output above; qmdctl pull goes on")
+        raise QmdError(f"The download of {', '.join(missing)} ended without a result", f"see its output above; {again} goes on")
     return list(last.values())
 
 

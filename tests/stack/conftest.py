@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from demo import smollm2
-from tests.support.require import require
+from tests.support.disk import small_disk as small_disk
 from tests.support.service import poll
 
 PROMPT, QUESTION, TOKENS = "The capital of France is", "What is the capital of France?", 16
@@ -42,17 +42,6 @@ class SecondEngine:
 
     host: str
     pid: int
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of its own, of 24 MB (a tmpfs, so full it truly becomes)."""
-    require("root", os.geteuid() == 0, "only root can mount a disk")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=777", "tmpfs", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
 @pytest.fixture

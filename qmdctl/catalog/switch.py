@@ -1,0 +1,123 @@
+"""From one model to another while the service goes on: through its control socket, or by making its container anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qmdctl.catalog.inside import ATTENDED, Inside
+from qmdctl.catalog.roles import Role
+from qmdctl.errors import InterruptedByUser, QmdError
+from qmdctl.startup.phases import WORDS
+from qmdctl.terminal import Terminal, human_bytes
+
+Models = Mapping[Role, tuple[str, str | None]]  # role → id and commit, None for a folder
+
+
+class SwitchFailed(QmdError):
+    """The new model does not serve; the message says whether the old one does."""
+
+
+@dataclass
+class ControlSwitch:
+    """The embed service changes its own engine: its port stays open, and requests wait."""
+
+    control: Inside
+    terminal: Terminal
+    prove: Callable[[], None]
+
+    def run(self, before: Models, after: Models) -> dict[str, Any]:
+        """The service's last line. SwitchFailed where it went back by itself, or was told to after the requests failed."""
+        try:
+            done = self._switch(after)
+        except KeyboardInterrupt:
+            raise InterruptedByUser(
+                "Interrupted. The service goes back to the old model by itself; .env is unchanged.", "qmdctl models (says what is served)"
+            ) from None
+        if "error" in done:
+            raise SwitchFailed(f"The switch failed: {done['error']} {told_state(done)}", "qmdctl logs embed; .env is unchanged")
+        try:
+            self.prove()
+        except QmdError as error:
+            self.terminal.note(f"Requests to the new model fail: {error.message}. Going back.", "yellow")
+            back = self._switch(before)
+            if "error" in back:
+                raise SwitchFailed(
+                    f"Requests to the new model fail ({error.message}), and going back failed as well: {back['error']}",
+                    "qmdctl restart embed, which starts with what .env says; it is unchanged",
+                ) from None
+            raise SwitchFailed(
+                f"Requests to the new model fail: {error.message}. The old one is served again.", error.fix or "qmdctl logs embed"
+            ) from None
+        return done
+
+    def _switch(self, models: Models) -> dict[str, Any]:
+        arguments = []
+        for role, (model, commit) in models.items():
+            arguments += [f"--{role.name}-model", model, *([f"--{role.name}-revision", commit] if commit else [])]
+        last: dict[str, Any] = {}
+        shown = ""
+        for line in self.control.lines("control", "switch", ATTENDED, *arguments):
+            if "phase" in line and str(line["phase"]) != shown:
+                shown = str(line["phase"])
+                self.terminal.note(f"  {phase_text(line)}", "dim")
+            last = line
+        return last if last.get("done") or "error" in last else {"error": "the service's answer ended before the switch did."}
+
+
+@dataclass
+class Recreate:
+    """A service whose container is made anew with the new model; its port is closed until that is ready.
+
+    `make`: has Compose make it with the new values (True) or with those of .env (False). `wait`: until it is ready, or raises.
+    """
+
+    service: str
+    terminal: Terminal
+    make: Callable[[bool], None]
+    wait: Callable[[], None]
+    prove: Callable[[], None]
+
+    def run(self) -> None:
+        """SwitchFailed after the old one was started again; InterruptedByUser as well, without waiting for it."""
+        try:
+            self.make(True)
+            self.wait()
+            self.prove()
+        except KeyboardInterrupt:
+            self.terminal.note(f"Interrupted: {self.service} is started again with the old model.", "yellow")
+            self.make(False)
+            raise InterruptedByUser(
+                f"Interrupted. {self.service} is loading the old model again; .env is unchanged.", "qmdctl up (watches it)"
+            ) from None
+        except QmdError as error:
+            self.terminal.note(f"{error.message}: {self.service} is started again with the old model.", "yellow")
+            try:
+                self.make(False)
+                self.wait()
+            except QmdError as again:
+                raise SwitchFailed(
+                    f"The new model does not serve ({error.message}), and the old one did not come back: {again.message}",
+                    again.fix or f"qmdctl logs {self.service}; .env is unchanged: qmdctl up",
+                    error.details,
+                ) from None
+            raise SwitchFailed(
+                f"The new model does not serve: {error.message}. The old one is served again; .env is unchanged.", error.fix, error.details
+            ) from None
+
+
+def phase_text(line: Mapping[str, Any]) -> str:
+    """ "loading weights"; of a download its bytes."""
+    name = str(line["phase"])
+    total = line.get("total_bytes")
+    bytes_ = f" {human_bytes(line.get('done_bytes') or 0)} of {human_bytes(total)}" if name == "downloading" and total else ""
+    return WORDS.get(name, name) + bytes_
+
+
+def told_state(line: Mapping[str, Any]) -> str:
+    """What is served after a failure, as the service says."""
+    state = str(line.get("state") or "")
+    if state == "serving":
+        return "The old model is served again."
+    return f"The service says {state}." if state else "What is served now: qmdctl models."

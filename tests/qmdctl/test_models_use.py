@@ -1,0 +1,364 @@
+"""`qmdctl models use` on a running service: what is looked at, that the old model serves until the new one is proven, and going back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from qmdctl.catalog.candidate import inspect
+from qmdctl.catalog.roles import ROLES, parse
+from qmdctl.catalog.switch import ControlSwitch, SwitchFailed
+from qmdctl.catalog.use import Change, carry_out, describe, look, prefetch
+from qmdctl.errors import ConfigurationError, InterruptedByUser, MissingError, QmdError
+from qmdctl.pulling.progress import Progress
+from qmdctl.settings import load_settings
+from tests.hub.conftest import fake_disk
+from tests.qmdctl.catalogs import GIB, Local, LocalMachine, Told
+from tests.qmdctl.conftest import Run
+from tests.qmdctl.projects import settings_of
+from tests.support.checkpoints import checkpoint
+from tests.support.disk import small_disk as small_disk
+from tests.support.hub import FakeHub
+from tests.support.service import ServiceProcess, poll
+
+pytestmark = pytest.mark.timeout(600)
+FIRST, SECOND, RERANKER = "org/first", "org/second", "org/reranker"
+COMMENT = "# The owner's own words.\n"
+
+
+@dataclass
+class Box:
+    """One running service on FIRST, which reranks by cosine, and the hub that it downloads from."""
+
+    hub: FakeHub
+    service: ServiceProcess
+    environment: dict[str, str]
+    commits: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    home = tmp_path_factory.mktemp("models-use")
+    (home / "home").mkdir()
+    with FakeHub() as hub:
+        commits = {FIRST: hub.add(FIRST, checkpoint("bge-base")), SECOND: hub.add(SECOND, checkpoint("nomic"))}
+        commits[RERANKER] = hub.add(RERANKER, checkpoint("bert-cross-encoder"))
+        environment = {**hub.environment(home / "cache"), "PROMPT_POLICY": "native"}
+        # However busy the machine is: requests wait for the new model.
+        environment |= {"LOAD_WAIT_SECONDS": "250", "REQUEST_DEADLINE_SECONDS": "280"}
+        own = {"HOME": str(home / "home"), "CONTROL_SOCKET": str(home / "c" / "control.sock")}
+        service = ServiceProcess({**environment, **own, "EMBED_MODEL": FIRST, "RERANK_MODEL": FIRST}, home / "service.log")
+        with service:
+            service.wait_healthy(240)
+            yield Box(hub, service, environment, commits)
+
+
+@pytest.fixture
+def machine(box: Box, tmp_path: Path) -> Iterator[LocalMachine]:
+    """With .env as the service was started; afterwards it serves FIRST again."""
+    (tmp_path / "project").mkdir()
+    values = {"COMPOSE_FILE": "compose.yaml:compose.cpu.yaml", "EMBED_MODEL": FIRST, "RERANK_MODEL": FIRST}
+    settings = settings_of(tmp_path / "project", values, services=["embed"])
+    env = settings.project.env_path
+    env.write_text(COMMENT + env.read_text())
+    one = LocalMachine(settings, Told(), box.environment, box.service)
+    yield one
+    box.hub.mend()
+    box.hub.bytes_per_second = None
+    commit = box.commits[FIRST]
+    first = ("--embed-model", FIRST, "--embed-revision", commit, "--rerank-model", FIRST, "--rerank-revision", commit)
+    assert list(Local(box.service.environment).lines("control", "switch", *first))[-1].get("done")
+
+
+def told_of(machine: LocalMachine) -> Told:
+    assert isinstance(machine.terminal, Told)
+    return machine.terminal
+
+
+def looked(machine: LocalMachine, role: str, model: str) -> Change | None:
+    return look(parse(role, model), machine.settings, machine, machine.terminal)
+
+
+def change_of(machine: LocalMachine, role: str, model: str) -> Change:
+    change = looked(machine, role, model)
+    assert change is not None
+    prefetch(change, machine, Progress(machine.terminal))
+    return change
+
+
+def test_a_switch_under_requests_loses_none_and_says_what_becomes_useless(machine: LocalMachine, box: Box, tmp_path: Path) -> None:
+    """Embedding model and, by cosine, reranker; then a reranker of its own; then a newer commit of the first."""
+    before = machine.served()["embed"]
+    with Asking(box.service.url) as asking:
+        change = change_of(machine, "embed", SECOND)
+        effect = carry_out(change, machine.settings, machine)
+    assert asking.failed == []
+    now = machine.served()["embed"]
+    assert (now.id, now.revision) == (SECOND, box.commits[SECOND])
+    assert (effect.before, effect.after) == (before.fingerprint, now.fingerprint) and before.fingerprint != now.fingerprint
+    assert {before.fingerprint, now.fingerprint} >= asking.fingerprints
+    assert change.candidate.fingerprint == now.fingerprint, "told beforehand"
+    assert effect.commands == ("qmd embed -f", "qmd cleanup"), "the reranker was the embedding model, and is the new one"
+    told = told_of(machine).text
+    steps = [f"{SECOND} is at the hub", "architecture nomic_bert", "weights in safetensors", "Planned: embed"]
+    assert [step for step in steps if step in told] == steps
+    env = machine.env_text()
+    assert env.startswith(COMMENT)
+    for line in (f"EMBED_MODEL={SECOND}", f"EMBED_REVISION={box.commits[SECOND]}", f"RERANK_MODEL={SECOND}"):
+        assert f"{line}\n" in env
+    assert looked(machine, "embed", SECOND) is None, "once more is nothing to do"
+
+    change = change_of(machine, "rerank", RERANKER)
+    assert "requests wait" in "\n".join(describe(change, open_port=True))
+    effect = carry_out(change, machine.settings, machine)
+    assert (machine.served()["rerank"].id, machine.served()["embed"].id) == (RERANKER, SECOND)
+    assert (effect.changed, effect.commands) == (False, ("qmd cleanup",)), "vectors stay valid"
+    assert f"EMBED_MODEL={SECOND}\n" in machine.env_text()
+
+    commit = box.hub.add(FIRST, with_other_prompt(tmp_path / "newer"))
+    try:
+        change = change_of(machine, "embed", f"{FIRST}@main")
+        assert 0 < change.candidate.missing_bytes < 100_000, "the weights are those that are here"
+        carry_out(change, machine.settings, machine)
+    finally:
+        box.hub.repositories[FIRST].branches["main"] = box.commits[FIRST]
+    assert machine.served()["embed"].revision == commit
+    assert f"EMBED_REVISION={commit}\n" in machine.env_text()
+    assert looked(machine, "embed", FIRST) is None, "a bare id keeps the commit that it has"
+
+
+class Asking:
+    """A client that asks for one vector after another while the block runs."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.failed, self.fingerprints = url, list[str](), set[str | None]()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def _ask(self) -> None:
+        with httpx.Client(base_url=self.url, timeout=300) as client:
+            while not self._stop.is_set():
+                answer = client.post("/v1/embeddings", json={"input": ["a cactus"]})
+                if answer.status_code == 200:
+                    self.fingerprints.add(answer.headers["x-embedding-fingerprint"])
+                else:
+                    self.failed.append(answer.text)
+
+    def __enter__(self) -> Asking:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def with_other_prompt(folder: Path) -> Path:
+    """FIRST with another prompt: the weights are the same, the fingerprint is not."""
+    shutil.copytree(checkpoint("bge-base"), folder)
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "find: "}}))
+    return folder
+
+
+def test_what_cannot_serve_is_refused_before_any_download_and_nothing_changes(machine: LocalMachine, box: Box, tmp_path: Path) -> None:
+    """What else the embed service refuses: tests/hub/test_inspect.py."""
+    env = machine.env_text()
+    box.hub.add("org/large", checkpoint("nomic"))
+    assert looked(machine, "embed", f"{FIRST}@main") is None, "the hub has nothing newer"
+    with pytest.raises(ConfigurationError, match=r"is not a model of .* Nothing was changed\."):
+        looked(machine, "embed", "org/nothing")
+    machine.memory_bytes = GIB
+    with pytest.raises(MissingError, match=r"org/large does not fit in memory .*Planned: embed .* Nothing was downloaded"):
+        looked(machine, "embed", "org/large")
+    machine.environment = box.environment | fake_disk(tmp_path / "full", 100)
+    with pytest.raises(MissingError, match=r"needs 0\.0. GB more on the disk"):
+        looked(machine, "embed", "org/large")
+    assert not [one for one in box.hub.file_requests(".safetensors") if "org/large" in one.path]
+    assert machine.env_text() == env
+    assert (machine.served()["embed"].id, machine.dimensions()) == (FIRST, 64)
+
+
+class Scripted:
+    """A FAKE of the embed service's commands: each call prints the next list of lines."""
+
+    def __init__(self, *answers: list[dict[str, Any]]) -> None:
+        self.answers, self.asked = list(answers), list[tuple[str, ...]]()
+
+    def lines(self, *arguments: str) -> Iterator[dict[str, Any]]:
+        self.asked.append(arguments)
+        yield from self.answers.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("gated", MissingError), ("no_disk", MissingError), ("unsupported", ConfigurationError), ("no_safetensors", ConfigurationError)],
+)
+def test_the_services_own_sentence_is_said_with_the_exit_status_of_its_kind(code: str, kind: type[QmdError]) -> None:
+    line = {"model": "org/x", "role": "embed", "error": "The sentence with its fix.", "code": code}
+    with pytest.raises(kind, match=r"The sentence with its fix\. Nothing was changed\."):
+        inspect(Scripted([line]), parse("embed", "org/x"), newest=False)
+
+
+def test_a_model_that_does_not_load_is_left_for_the_old_one(machine: LocalMachine, box: Box, tmp_path: Path) -> None:
+    broken = shutil.copytree(checkpoint("nomic"), tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    tensors.pop(sorted(tensors)[0])
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    box.hub.add("org/broken", broken)
+    env = machine.env_text()
+    change = change_of(machine, "embed", "org/broken")
+    with pytest.raises(SwitchFailed, match="The old model is served again"):
+        carry_out(change, machine.settings, machine)
+    assert machine.env_text() == env
+    assert (machine.served()["embed"].id, machine.dimensions()) == (FIRST, 64)
+
+
+def test_wrong_answers_of_the_new_model_bring_the_old_one_back() -> None:
+    done: dict[str, Any] = {"done": True, "state": "serving"}
+    control = Scripted([{"phase": "loading"}, done], [done])
+
+    def prove() -> None:
+        raise QmdError("embedding: the numbers are wrong")
+
+    before, after = {ROLES["embed"]: (FIRST, "a" * 40)}, {ROLES["embed"]: (SECOND, "b" * 40)}
+    with pytest.raises(SwitchFailed, match=r"the numbers are wrong\. The old one is served again"):
+        ControlSwitch(control, Told(), prove).run(before, after)
+    assert [asked[-4:] for asked in control.asked] == [
+        ("--embed-model", SECOND, "--embed-revision", "b" * 40),
+        ("--embed-model", FIRST, "--embed-revision", "a" * 40),
+    ]
+
+
+def test_ctrl_c_in_a_switch_leaves_the_old_model(machine: LocalMachine) -> None:
+    env = machine.env_text()
+    change = change_of(machine, "embed", SECOND)
+
+    def press(text: str) -> None:
+        if text.strip() in ("starting", "loading weights"):
+            signal.raise_signal(signal.SIGINT)
+
+    told_of(machine).on_note = press
+    with pytest.raises(InterruptedByUser, match=r"goes back .* \.env is unchanged"):
+        carry_out(change, machine.settings, machine)
+    assert machine.env_text() == env
+    poll(lambda: box_is_back(machine), 60, "the old model")
+
+
+def box_is_back(machine: LocalMachine) -> bool:
+    now = machine.served()["embed"]
+    return (now.id, now.state) == (FIRST, "ok")
+
+
+def test_a_network_that_breaks_off_is_gone_on_with(machine: LocalMachine, box: Box) -> None:
+    box.hub.add("org/cut", checkpoint("bge-reranker-base"))
+    box.hub.cut_after = 1_000_000
+    change_of(machine, "rerank", "org/cut")
+    weights = [one for one in box.hub.file_requests(".safetensors") if "org/cut" in one.path and one.status in (200, 206)]
+    assert [one.status for one in weights] == [200, 206]
+    assert machine.dimensions() == 64, "the old one has served meanwhile"
+
+
+def test_a_disk_that_becomes_full_keeps_what_is_there(machine: LocalMachine, box: Box, small_disk: Path) -> None:
+    """The model is 9 MB; 20 of 24 MB are taken once its download has begun."""
+    box.hub.add("org/full", checkpoint("bge-reranker-base"))
+    env = machine.env_text()
+    machine.environment = {**box.environment, "HF_HOME": str(small_disk)}
+    change = looked(machine, "rerank", "org/full")
+    assert change is not None
+    box.hub.bytes_per_second = 5e6
+
+    def fill(text: str) -> None:
+        if "weights org/full" in text and not (small_disk / "filler").exists():
+            with pytest.raises(OSError, match="space"):
+                (small_disk / "filler").write_bytes(bytes(24_000_000))
+
+    told_of(machine).on_note = fill
+    with pytest.raises(QmdError, match="became full") as caught:
+        prefetch(change, machine, Progress(machine.terminal))
+    assert "qmdctl models use rerank org/full" in caught.value.fix
+    assert machine.env_text() == env
+    assert machine.dimensions() == 64
+    (small_disk / "filler").unlink()
+    box.hub.bytes_per_second = None
+    told_of(machine).on_note = lambda text: None
+    prefetch(change, machine, Progress(machine.terminal))
+
+
+def test_a_service_that_does_not_run_gets_its_model_with_the_next_up(machine: LocalMachine, box: Box) -> None:
+    machine.service = None
+    change = change_of(machine, "rerank", RERANKER)
+    assert any("`qmdctl up` starts with it" in line for line in describe(change, open_port=False))
+    carry_out(change, machine.settings, machine)
+    assert f"RERANK_MODEL={RERANKER}\n" in machine.env_text()
+    assert looked(machine, "rerank", RERANKER) is None
+
+
+def test_what_is_written_into_env_meanwhile_stays_and_a_disk_that_is_full_leaves_it(
+    machine: LocalMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.service = None
+    settings = machine.settings
+    change = change_of(machine, "rerank", RERANKER)
+    env = settings.project.env_path
+    env.write_text(env.read_text() + "LOG_LEVEL=debug\n")
+    before = env.read_text()
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("qmdctl.env_file.os.fsync", full)
+        with pytest.raises(ConfigurationError, match="No space left"):
+            carry_out(change, settings, machine)
+    assert env.read_text() == before
+    assert [path.name for path in env.parent.glob(".env*") if path.name not in (".env", ".env.example")] == []
+    carry_out(change, settings, machine)
+    assert "LOG_LEVEL=debug\n" in env.read_text()
+
+
+def test_names_that_the_hub_could_not_have() -> None:
+    for text in ("nothing", "org/", "org/a b", "../x", "org/x@", "org/x@a b", "org/a--b"):
+        with pytest.raises(ConfigurationError):
+            parse("embed", text)
+    with pytest.raises(ConfigurationError, match="not a place"):
+        parse("chat", "org/x")
+    assert parse("embed", "/models/mine").folder
+
+
+def test_a_value_that_env_cannot_give_is_told_before_anything_else(machine: LocalMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(machine.project, environment={"EMBED_MODEL": "org/else"})
+    with pytest.raises(ConfigurationError, match="set in this shell's environment"):
+        look(parse("embed", SECOND), settings, machine, machine.terminal)
+    with pytest.raises(ConfigurationError, match="vllm is not among the services"):
+        looked(machine, "generate", "org/chat")
+
+
+def test_no_engine_and_a_command_that_changes_already(qmdctl: Run, folder: Path) -> None:
+    (folder / ".env").write_text("EMBED_PORT=8001\n")
+    alone = qmdctl("--project", str(folder), "models", "use", "embed", SECOND, "--json")
+    assert alone.returncode == 3, alone.stderr
+    assert "No Docker engine" in json.loads(alone.stdout)["error"]
+    (folder / ".qmdctl").mkdir(exist_ok=True)
+    hold = "import fcntl, json, os, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); json.dump({'verb': 'upgrade', 'pid': "
+    hold += "os.getpid(), 'since': '12:00:00'}, f); f.flush(); print(1, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, folder / ".qmdctl/lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None and first.stdout.readline()
+        for verb in (("use", "embed", SECOND), ("prune",)):
+            second = qmdctl("--project", str(folder), "models", *verb)
+            assert second.returncode == 1
+            assert f"qmdctl upgrade, process {first.pid}" in second.stderr
+        first.communicate("\n")
