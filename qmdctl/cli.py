@@ -12,17 +12,20 @@ from qmdctl.commands import (
     doctor,
     down,
     health,
+    history,
     init,
     keys,
     logs,
     migrate,
     pull,
     restart,
+    rollback,
     start,
     status,
     stop,
     test,
     up,
+    upgrade,
     version,
 )
 from qmdctl.commands.common import Invocation
@@ -68,6 +71,9 @@ app.command("test")(test.test)
 app.command("client")(client.client)
 app.command("config")(config.config)
 app.add_typer(keys.app, name="keys")
+app.command("upgrade")(upgrade.upgrade)
+app.command("rollback")(rollback.rollback)
+app.command("history")(history.history)
 app.command("migrate")(migrate.migrate)
 app.command("version")(version.version)
 
