@@ -115,7 +115,9 @@ def find(checkout: Checkout, release: str | None, terminal: Terminal) -> Target 
 
     if not checkout.is_one:
         raise ConfigurationError(
-            f"{checkout.folder} is no git checkout, so there is no release to go to", "an image alone: qmdctl upgrade --image vllm=NAME"
+            f"{checkout.folder} is no git checkout with a commit, so there is no release to go to",
+            "an image alone: qmdctl upgrade --image vllm=NAME",
+            checkout.git("status", "--short", check=False).stderr,  # git's own words, where it refuses to look (another owner's folder)
         )
     try:
         checkout.fetch()

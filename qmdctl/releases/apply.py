@@ -16,21 +16,19 @@ def apply(journal: Journal, machine: Machine) -> None:
 
     The journal stays only where going back failed too, or this process was killed.
     """
-    for step in journal.steps:
-        if step.state == DONE:
-            continue
-        journal.mark(step, BEGUN)
+    for step in [step for step in journal.steps if step.state != DONE]:
         try:
+            journal.mark(step, BEGUN)
             if step.kind != "before":
                 machine.terminal.note(step.title, "bold")
             do(step, machine)
+            journal.mark(step, DONE)
         except QmdError as error:
             raise _gone_back(journal, machine, step, error) from None
         except KeyboardInterrupt:
             machine.terminal.note(f"Interrupted: {step.title}. Going back:", "yellow")
             go_back(journal, machine)
             raise InterruptedByUser(f"Interrupted. {came_back(journal)}", f"qmdctl {journal.verb} begins again") from None
-        journal.mark(step, DONE)
 
 
 def go_back(journal: Journal, machine: Machine) -> None:

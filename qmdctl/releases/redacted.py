@@ -7,6 +7,7 @@ from typing import Any
 
 from qmdctl import env_file
 from qmdctl.env_file import EnvFile
+from qmdctl.errors import ConfigurationError
 from qmdctl.native import redaction
 
 COMMENTED = re.compile(r"^#[ \t]?([A-Za-z_][A-Za-z0-9_]*)=(.*)$")
@@ -25,13 +26,20 @@ def env_text(env: EnvFile) -> tuple[str, list[str]]:
     for number, line in enumerate(env.lines, 1):
         key = keys.get(number)
         if key is not None:
-            # What follows the value is a comment, and may be anything.
-            lines.append(f"# {key}=…" if key in secrets else f"{key}={env_file.quote(env.values[key])}")
+            lines.append(f"# {key}=…" if key in secrets else _assigned(line, key, env.values[key]))
         elif commented := COMMENTED.match(line):
             lines.append(f"# {commented[1]}=…" if secret(commented[1], commented[2]) else line)
         else:
             lines.append(redaction.text(line))
     return "".join(f"{line}\n" for line in lines), secrets
+
+
+def _assigned(line: str, key: str, value: str) -> str:
+    """The line, without the comment that may follow its value and may hold anything."""
+    try:
+        return f"{key}={env_file.quote(value)}"
+    except ConfigurationError:  # a backslash outside quotes is read, and not written
+        return redaction.text(line)
 
 
 def compose_text(text: str) -> str:

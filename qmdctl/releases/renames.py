@@ -53,11 +53,16 @@ def apply(env: EnvFile, renames: Iterable[Rename]) -> list[Rename]:
 
 
 def back(env: EnvFile, renames: Iterable[Rename], wanted: Iterable[str]) -> None:
-    """Give the keys that are `wanted` under their old name that name again, as far as they are set under the new one."""
+    """Give the keys that are `wanted` under an old name that name again, as far as they are set under a later one."""
+    later = {rename.old: rename.new for rename in renames}
     keys = set(wanted)
-    for rename in reversed(list(renames)):
-        if rename.old in keys and rename.new not in keys and rename.new in env.values and rename.old not in env.values:
-            _move(env, rename.new, rename.old)
+    for key in keys - env.values.keys():
+        name, seen = key, set[str]()
+        while name in later and name not in seen and name not in env.values:
+            seen.add(name)
+            name = later[name]
+        if name in env.values and name not in keys:
+            _move(env, name, key)
 
 
 def _move(env: EnvFile, old: str, new: str) -> None:

@@ -36,6 +36,8 @@ def record_start(settings: Settings, engine: Engine, compose: Compose, terminal:
     if os.environ.get(OFF):
         return None
     try:
+        if not all(one.health in ("", "healthy") for one in engine.containers(settings.name).values() if one.running):
+            return None  # `up` of some services: another one is on its way still
         record, new = write(settings, engine, compose, title, seconds)
     except (OSError, QmdError, yaml.YAMLError) as error:
         said = error.message if isinstance(error, QmdError) else getattr(error, "strerror", None) or str(error)

@@ -96,6 +96,7 @@ def undo(step: Step, machine: Machine, journal: Journal) -> None:
     elif step.kind == "before":
         if journal.has_begun("packages"):  # only now that the files are back
             _packages(machine)
+        images.untag(machine.engine, images.NEXT)
         for name, image in facts["names"].items():
             if images.identity(machine.engine, name)[0] != image and not images.tag(machine.engine, image, name):
                 raise QmdError(f"The image that {name} was is gone ({image[:19]})", "qmdctl upgrade builds or pulls another")
@@ -145,8 +146,9 @@ def _check_out_again(checkout: Checkout, facts: dict[str, Any]) -> None:
 
 
 def _packages(machine: Machine) -> None:
-    command = [sys.executable, "-m", "scripts.bootstrap", "cli"]
-    machine.terminal.echo_command("python -m scripts.bootstrap cli")
+    # The interpreter behind this environment's: the environment itself is what may be made anew.
+    command = [getattr(sys, "_base_executable", sys.executable), "-m", "scripts.bootstrap", "cli"]
+    machine.terminal.echo_command("python3 -m scripts.bootstrap cli")
     done = run(command, cwd=machine.project, capture=False, check=False)
     if not done.ok:
         raise QmdError("qmdctl's own packages could not be installed: the words above say why", "make up")

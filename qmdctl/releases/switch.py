@@ -39,7 +39,8 @@ def found_running(engine: Engine, settings: Settings, terminal: Terminal) -> tup
     if not there:
         terminal.note("Nothing runs now: where the new one fails, files and .env go back and nothing is started.", "yellow")
         return History(project).current, []
-    if changed(compose, {name: one.config_hash for name, one in there.items()}):
+    drifted = changed(compose, {name: one.config_hash for name, one in there.items()})
+    if drifted:
         terminal.note(
             "What runs was started with other settings than .env has now (edited since, or flags): .env is what counts.", "yellow"
         )
@@ -49,7 +50,7 @@ def found_running(engine: Engine, settings: Settings, terminal: Terminal) -> tup
         terminal.note(
             f"What runs now is not whole ({own[0].name}: {own[0].detail}); where the new one fails, it is what comes back.", "yellow"
         )
-    elif all(name in there and there[name].ready for name in settings.services):
+    elif not drifted and all(name in there and there[name].ready for name in settings.services):
         record_start(settings, engine, compose, terminal, "found running", 0.0)
     return History(project).current, [one.name for one in broken if one not in own]
 
