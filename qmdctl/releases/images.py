@@ -37,6 +37,8 @@ def tag(engine: Engine, image: str, name: str) -> bool:
     from docker.errors import APIError
 
     repository, _, version = name.rpartition(":")
+    if not repository or "/" in version:  # no tag; the colon, where there is one, is a registry's port
+        repository, version = name, "latest"
     with answering():
         try:
             return bool(engine.client.api.tag(image, repository, version))

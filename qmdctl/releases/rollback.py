@@ -6,7 +6,7 @@ these afterwards. The embed image is named by its kept tag, which is never built
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,7 +127,9 @@ def make_plan(
     env = env_file.parse(settings.env.render())
     renames.back(env, renames.read(settings.project.folder), [*env_file.parse(texts.env).values, *record.secret_keys])
     changed = restore(env, env_file.parse(texts.env), record)
-    changed += pin_images(env, record, identity, images.built(settings))
+    # The defaults of the files that will be there are known where they are the present ones; a recorded checkout has its own again.
+    defaults = None if moves else {key.name: key.default for key in settings.keys_known.values()}
+    changed += pin_images(env, record, identity, images.built(settings), defaults)
     changed += pin_models(env, record, downloads)
     plan = Plan(record, env.render(), target)
     plan.pulls = {image.digest: image.kept for image in record.images.values() if image.digest and image.kept and not here(image, identity)}
@@ -157,7 +159,7 @@ def restore(env: EnvFile, recorded: EnvFile, record: Record) -> list[str]:
     return changed
 
 
-def pin_images(env: EnvFile, record: Record, identity: Identity, built: set[str]) -> list[str]:
+def pin_images(env: EnvFile, record: Record, identity: Identity, built: set[str], defaults: Mapping[str, str] | None = None) -> list[str]:
     """Have the settings name the very images: by their own name where it still leads there and nothing builds it, else by the kept tag."""
     changed = []
     for service, image in record.images.items():
@@ -165,7 +167,9 @@ def pin_images(env: EnvFile, record: Record, identity: Identity, built: set[str]
             continue
         same = identity(image.name)[0] == image.id and not (service in built and not images.KEPT.fullmatch(image.name))
         name = image.name if same else image.kept
-        named_already = env.values.get(image.key) == name or (same and image.key not in env.values)
+        named_already = env.values.get(image.key) == name or (
+            same and image.key not in env.values and (defaults is None or defaults.get(image.key) == name)
+        )
         if not named_already:
             env.set(image.key, name)
             changed.append(image.key)

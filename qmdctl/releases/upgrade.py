@@ -180,7 +180,7 @@ def names_now(engine: Engine, settings: Settings, containers: dict[str, Containe
     """{image name: ID} of what runs, else of what the names lead to."""
     found = {name: images.identity(engine, name)[0] for name in images.image_names(settings).values()}
     for container in containers.values():
-        if ":" in container.image and not container.image.startswith("sha256:"):
+        if not container.image.startswith("sha256:"):
             found[container.image] = str(engine.client.api.inspect_container(container.id)["Image"])
     return {name: image for name, image in found.items() if image and "@" not in name}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,15 @@ def test_an_image_that_is_built_here_is_named_by_its_kept_tag(checkout: Checkout
     assert rollback.pin_images(env, record, lambda name: (ALL.get(name, ""), ""), {"embed"}) == ["EMBED_IMAGE"]
     assert env.values == {"EMBED_IMAGE": "qmd-embed:release-0001"}
     assert rollback.pin_images(env, record, lambda name: (ALL.get(name, ""), ""), {"embed"}) == []
+
+
+def test_an_image_that_the_files_no_longer_name_is_named_in_env(checkout: Checkout) -> None:
+    """Without a checkout to go to, the default is that of the present files."""
+    record, _ = recorded(checkout, images={"vllm": replace(VLLM, key="VLLM_IMAGE", kept="qmd-vllm:release-0001")})
+    for defaults, values in (({"VLLM_IMAGE": "vllm:1"}, {}), ({"VLLM_IMAGE": "vllm:2"}, {"VLLM_IMAGE": "vllm:1"}), (None, {})):
+        env = env_file.parse("")
+        rollback.pin_images(env, record, lambda name: (ALL.get(name, ""), ""), {"embed"}, defaults)
+        assert env.values == values
 
 
 def test_an_image_that_a_registry_has_is_pulled_by_digest(checkout: Checkout) -> None:
