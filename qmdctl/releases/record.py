@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,8 @@ def _record(data: Mapping[str, Any]) -> Record:
     images = {str(service): Image(**_known(Image, image)) for service, image in data["images"].items()}
     values = {**_known(Record, data), "release": Release(**_known(Release, data["release"])), "images": images}
     record = Record(**values)
-    if not isinstance(record.number, int) or not isinstance(record.models, dict) or not isinstance(record.services, Sequence):
+    texts = [*record.models.values(), *record.services, *record.secret_keys, record.at, record.title, record.result]
+    if not isinstance(record.number, int) or not all(isinstance(text, str) for text in texts):
         raise ValueError("a field has the wrong type")
     return record
 

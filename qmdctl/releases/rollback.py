@@ -120,9 +120,8 @@ def make_plan(
 ) -> Plan:
     """What going back changes."""
     now = checkout.release()
-    moves = bool(record.release.commit) and (record.release.commit, record.release.branch) != (now.commit, now.branch)
     # A branch may have grown since, here or elsewhere: it stays where it is, and the commit alone is checked out.
-    moves = moves and record.release.commit != now.commit
+    moves = record.release.commit not in ("", now.commit)
     target = Target(record.release.tag or record.release.commit[:9], record.release.commit) if moves else None
     env = env_file.parse(settings.env.render())
     renames.back(env, renames.read(settings.project.folder), [*env_file.parse(texts.env).values, *record.secret_keys])
@@ -149,7 +148,7 @@ def restore(env: EnvFile, recorded: EnvFile, record: Record) -> list[str]:
     """Give .env the recorded values; secrets stay as they are now, and so do comments. The keys that changed."""
     changed = []
     for key, value in recorded.values.items():
-        if env.values.get(key) != value:
+        if env.values.get(key) != value and not redacted.secret(key, env.values.get(key, "")):
             env.set(key, value)
             changed.append(key)
     for key, value in list(env.values.items()):

@@ -12,7 +12,7 @@ import httpx
 
 from qmdctl import env_file
 from qmdctl.compose import Compose
-from qmdctl.engine import Container, Engine
+from qmdctl.engine import Container, Engine, answering
 from qmdctl.errors import QmdError
 from qmdctl.exchange import exchange
 from qmdctl.process import ProcessError
@@ -80,7 +80,8 @@ def look(settings: Settings, engine: Engine, compose: Compose) -> tuple[Record, 
     found = {}
     for service, container in containers.items():
         if container.running:
-            image = str(engine.client.api.inspect_container(container.id)["Image"])
+            with answering():
+                image = str(engine.client.api.inspect_container(container.id)["Image"])
             _, digest = images.identity(engine, image)
             found[service] = Image(container.image, image, digest, keys.get(service, ""))
     models, fingerprint = served(settings, engine, containers)

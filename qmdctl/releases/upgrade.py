@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qmdctl import env_file
-from qmdctl.engine import Container, Engine
+from qmdctl.engine import Container, Engine, answering
 from qmdctl.errors import ConfigurationError
 from qmdctl.lock import FOLDER
 from qmdctl.releases import images, prepare, renames
@@ -44,12 +44,14 @@ class Plan:
 
 def parse_images(texts: Iterable[str], settings: Settings) -> dict[str, tuple[str, str]]:
     """{service: (setting, NAME)} of `--image SERVICE=NAME`; an empty NAME is the release's own. ConfigurationError for anything else."""
-    keys = {**images.image_settings(settings.files), "sidecar": "TAILSCALE_IMAGE"}
+    keys = images.image_settings(settings.files)
+    sidecar = next((service for service, key in keys.items() if key == "TAILSCALE_IMAGE"), "sidecar")
     found = {}
     for text in texts:
         service, equals, name = text.partition("=")
         if not equals:
             raise ConfigurationError(f"--image {text!r} is not SERVICE=NAME", "qmdctl upgrade --image vllm=nvcr.io/nvidia/vllm:25.12-py3")
+        service = sidecar if service == "sidecar" else service
         if service not in keys:
             raise ConfigurationError(f"--image: {service!r} has no setting for its image", f"choose from {', '.join(keys)}")
         env_file.quote(name)
@@ -181,7 +183,8 @@ def names_now(engine: Engine, settings: Settings, containers: dict[str, Containe
     found = {name: images.identity(engine, name)[0] for name in images.image_names(settings).values()}
     for container in containers.values():
         if not container.image.startswith("sha256:"):
-            found[container.image] = str(engine.client.api.inspect_container(container.id)["Image"])
+            with answering():
+                found[container.image] = str(engine.client.api.inspect_container(container.id)["Image"])
     return {name: image for name, image in found.items() if image and "@" not in name}
 
 

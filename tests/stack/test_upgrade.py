@@ -101,9 +101,9 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def release(folder: Path, tag: str, script: str) -> None:
-    """A commit with that tag, whose embed image does what the script says."""
-    (folder / "Dockerfile.embed").write_text(dockerfile(script, f"{folder.parent.name}-{tag}"))
+def release(folder: Path, tag: str, script: str, more: str = "") -> None:
+    """A commit with that tag, whose embed image does what the script says; `more`: lines of its Dockerfile."""
+    (folder / "Dockerfile.embed").write_text(dockerfile(script, f"{folder.parent.name}-{tag}") + more)
     (folder / "embed_service").mkdir(exist_ok=True)
     (folder / "embed_service/__init__.py").write_text(f'__version__ = "{tag[1:]}"\n')
     with (folder / "CHANGELOG.md").open("a") as out:
@@ -113,11 +113,11 @@ def release(folder: Path, tag: str, script: str) -> None:
     git(folder, "tag", tag)
 
 
-def released(stack: Qmdctl, tag: str, script: str) -> None:
+def released(stack: Qmdctl, tag: str, script: str, more: str = "") -> None:
     """The same, made elsewhere: the checkout stays where it is."""
     here = git(stack.folder, "rev-parse", "HEAD")
-    git(stack.folder, "checkout", "--quiet", "--detach", git(stack.folder, "describe", "--tags", "--abbrev=0", "--always"))
-    release(stack.folder, tag, script)
+    git(stack.folder, "checkout", "--quiet", "--detach")
+    release(stack.folder, tag, script, more)
     git(stack.folder, "checkout", "--quiet", "--detach", here)
 
 
@@ -283,6 +283,22 @@ def test_rollback_brings_files_settings_and_the_very_images_back(stack: Qmdctl, 
     docker("image", "rm", f"{stack.value('COMPOSE_PROJECT_NAME')}-embed:0.1.0")
     assert stack.run("up", "--skip-checks").status == 0
     assert image_of(stack, "embed") == first["images"]["embed"]["id"]
+
+
+def test_ctrl_c_while_it_builds_changes_nothing(stack: Qmdctl) -> None:
+    released(stack, "v0.4.0", "", "RUN sleep 300\n")
+    before = (git(stack.folder, "rev-parse", "HEAD"), (stack.folder / ".env").read_text(), image_of(stack, "embed"))
+    with stack.start("upgrade", "v0.4.0", "--yes", "--skip-checks") as process:
+        assert process.stderr
+        assert any("RUN sleep 300" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        err = process.stderr.read()
+    assert process.returncode == 130, err
+    assert "Interrupted. Nothing was changed" in err
+    assert (git(stack.folder, "rev-parse", "HEAD"), (stack.folder / ".env").read_text(), image_of(stack, "embed")) == before
+    assert not (stack.folder / ".qmdctl/upgrade.json").exists()
+    assert not (stack.folder / ".qmdctl/next").exists()
+    serves(stack)
 
 
 def test_a_second_one_is_told_of_the_first_and_ctrl_c_goes_back(stack: Qmdctl, images: dict[str, str]) -> None:
