@@ -12,6 +12,7 @@ from qmdctl.commands import (
     doctor,
     down,
     health,
+    history,
     init,
     keys,
     logs,
@@ -21,11 +22,13 @@ from qmdctl.commands import (
     pull,
     restart,
     resume,
+    rollback,
     start,
     status,
     stop,
     test,
     up,
+    upgrade,
     version,
 )
 from qmdctl.commands.common import Invocation
@@ -74,6 +77,9 @@ app.command("client")(client.client)
 app.command("config")(config.config)
 app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
+app.command("upgrade")(upgrade.upgrade)
+app.command("rollback")(rollback.rollback)
+app.command("history")(history.history)
 app.command("migrate")(migrate.migrate)
 app.command("version")(version.version)
 

@@ -95,9 +95,12 @@ def build(compose: Compose, settings: Settings) -> None:
     """The embed image, built where its files changed. MissingError or QmdError with what the build said."""
     from qmdctl.errors import MissingError, QmdError
     from qmdctl.process import ProcessError
+    from qmdctl.releases.images import taken_as_it_is
     from qmdctl.startup.compose_up import run_shown
     from qmdctl.symptoms import match
 
+    if taken_as_it_is(compose.folder, settings["EMBED_IMAGE"]):  # built, another image would have its name
+        return
     command = compose.command("build", "embed")
     compose.echo(command)
     done = run_shown(command, compose.folder, compose.environment(), tty=False)

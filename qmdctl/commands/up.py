@@ -33,6 +33,7 @@ def up(
         str | None, typer.Option(metavar="TIME", help="Stop waiting after 90, 30m or 2h; what runs goes on. Without it there is no limit.")
     ] = None,
     skip_checks: Annotated[bool, typer.Option("--skip-checks", help="Do not check the machine before.")] = False,
+    no_build: Annotated[bool, typer.Option("--no-build", help="Take the embed image that is here.")] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Start the stack and wait until it is ready.
@@ -43,12 +44,15 @@ def up(
     from qmdctl.commands.resume import resume_paused
     from qmdctl.engine import Engine
     from qmdctl.errors import InterruptedByUser
+    from qmdctl.releases import unfinished
+    from qmdctl.releases.snapshot import record_start
     from qmdctl.startup.compose_up import compose_up, remove
 
     call = invocation(context)
     terminal = call.output(json_output)
     limit = parse_seconds(timeout) if timeout is not None else None
     settings = _prepare_services(call, call.settings(mode_flags(cpu, gpu)), terminal, mode_flags(cpu, gpu))
+    unfinished.note(settings.project, terminal)
     services = call.services(settings, service)
     again = " ".join(["qmdctl up", *(["--cpu"] if cpu else []), *(["--gpu"] if gpu else []), *(service or [])])
     compose = call.compose(settings)
@@ -60,17 +64,19 @@ def up(
     off = [name for name in there if name in settings.every_service and name not in settings.services]
     if not off and _is_current(engine, compose, settings, {name: one for name, one in there.items() if name in services}, services):
         _settle_services(engine, compose, settings, terminal, services)
+        record_start(settings, engine, compose, terminal, "found running", 0.0)
         _already_running(engine, settings, services, terminal)
         return
     try:
         if not skip_checks:
             check_machine(settings, terminal, services)
         built = bool(settings["EMBED_IMAGE"]) and engine.has_image(settings["EMBED_IMAGE"])
-        if settings["EMBED_IMAGE"] and not built:
+        build = not (no_build or _is_kept(settings, terminal))
+        if settings["EMBED_IMAGE"] and build and not built:
             terminal.note("The embed image is built first: once, some minutes and several GB of downloads.", "dim")
         began, clock = datetime.now(UTC), time.monotonic()
         remove(compose, terminal, off)
-        compose_up(compose, terminal, list(service or []), settings, built, limit, again)
+        compose_up(compose, terminal, list(service or []), settings, built, limit, again, build)
         _restart_outdated(engine, compose, settings, services)
         if no_wait:
             if settings["TAILNET_SERVICE"]:
@@ -81,6 +87,7 @@ def up(
     except KeyboardInterrupt:
         raise InterruptedByUser("Interrupted. What runs goes on running.", f"{again} {GOES_ON}") from None
     _settle_services(engine, compose, settings, terminal, services)
+    record_start(settings, engine, compose, terminal, "up", start.total_seconds)
     _report(engine, settings, services, start, terminal)
 
 
@@ -99,6 +106,19 @@ def _prepare_services(call: Invocation, settings: Settings, terminal: Terminal, 
     names = ", ".join(f"{key}={settings.env.values[key]}" for key in named)
     terminal.note(f"A node may not have the name of a Service: {names} is now in .env.", "yellow")
     return call.settings(flags)
+
+
+def _is_kept(settings: Settings, terminal: Terminal) -> bool:
+    """Whether EMBED_IMAGE is not to be built: one that a rollback keeps, or that an upgrade named."""
+    from qmdctl.releases.images import taken_as_it_is
+
+    name = settings["EMBED_IMAGE"]
+    kept = bool(name) and taken_as_it_is(settings.project.folder, name)
+    if kept:
+        terminal.note(
+            f"EMBED_IMAGE is {name}, which is not built here: the checkout's own again with `qmdctl upgrade --image embed=`.", "dim"
+        )
+    return kept
 
 
 def _led_elsewhere(settings: Settings, there: dict[str, Container], named: list[str], terminal: Terminal) -> list[str]:

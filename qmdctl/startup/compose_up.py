@@ -38,9 +38,11 @@ def compose_up(
     has_embed_image: bool = False,
     timeout_seconds: float | None = None,
     again: str = "qmdctl up",
+    build: bool = True,
 ) -> None:
-    """`docker compose up -d --build --remove-orphans`. MissingError for a known symptom, else QmdError with what Compose said last.
+    """`docker compose up -d --build --remove-orphans`; `build` off: `--no-build`.
 
+    MissingError for a known symptom, else QmdError with what Compose said last.
     A build may ask the base image's registry even where nothing changed; without a network the embed image that is here does.
     WaitTimeoutError after `timeout_seconds`, which names `again` as the command that goes on.
     """
@@ -57,7 +59,7 @@ def compose_up(
             ) from None
         return done, None if done.ok else match("compose", _lines(done), facts)
 
-    done, symptom = run("--build")
+    done, symptom = run("--build" if build else "--no-build")
     if symptom and symptom.name in OFFLINE and has_embed_image:
         terminal.note(f"{symptom.cause} The embed image that is here is used as it is.", "yellow")
         done, symptom = run("--no-build")

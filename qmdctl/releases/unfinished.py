@@ -1,0 +1,60 @@
+"""An upgrade or a rollback that was cut off: going on with it, or back."""
+
+from __future__ import annotations
+
+import os
+
+from qmdctl.engine import Engine
+from qmdctl.errors import QmdError
+from qmdctl.lock import exclusive
+from qmdctl.project import Project
+from qmdctl.releases import prepare
+from qmdctl.releases.apply import came_back, go_back
+from qmdctl.releases.journal import BEGUN, PLANNED, Journal
+from qmdctl.releases.snapshot import OFF
+from qmdctl.releases.steps import Machine
+from qmdctl.terminal import Terminal
+
+FIX = "qmdctl upgrade --undo goes back, qmdctl upgrade --resume goes on"
+
+
+def told(journal: Journal) -> str:
+    """Where it was cut off, in a sentence."""
+    at = next((step for step in journal.steps if step.state in (BEGUN, PLANNED)), None)
+    return f"It was cut off: {journal.title}{f', at the step “{at.title}”' if at else ', at its very end'}."
+
+
+def refuse(project: Project, terminal: Terminal) -> None:
+    """Nothing where none was cut off; else offer to go back, where somebody can be asked, and QmdError otherwise."""
+    journal = Journal.read(project.folder)
+    if journal is None:
+        return
+    from qmdctl.commands.common import agree
+
+    terminal.note(told(journal), "yellow")
+    agree(
+        terminal, "Go back to what ran before it", f"An earlier one has to be settled first. {told(journal)}", FIX, "Nothing was changed.",
+        default=True,
+    )  # fmt: skip
+    undo(project, journal, terminal)
+
+
+def undo(project: Project, journal: Journal, terminal: Terminal) -> str:
+    """Go back. A sentence on what serves now."""
+    go_back(journal, Machine(project.folder, Engine.connect(), terminal))
+    prepare.remove_tree(project.folder)
+    return came_back(journal)
+
+
+def note(project: Project, terminal: Terminal) -> None:
+    """For `up`: a line where one was cut off. QmdError where one is under way; nothing in a process that belongs to one."""
+    if os.environ.get(OFF):
+        return
+    try:
+        journal = Journal.read(project.folder)
+    except QmdError as error:
+        terminal.note(f"{error.message}\n  → {error.fix}", "yellow")
+        return
+    if journal is not None:
+        with exclusive(project.folder, "up"):
+            terminal.note(f"{told(journal)}\n  → {FIX}", "yellow")
