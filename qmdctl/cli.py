@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from qmdctl.commands import (
+    bundle,
     client,
     config,
     doctor,
@@ -69,6 +70,7 @@ app.command("client")(client.client)
 app.command("config")(config.config)
 app.add_typer(keys.app, name="keys")
 app.command("migrate")(migrate.migrate)
+app.command("bundle")(bundle.bundle)
 app.command("version")(version.version)
 
 __all__ = ["Invocation", "app"]
