@@ -49,8 +49,8 @@ _PARAMETER = re.compile(
     re.IGNORECASE,
 )
 _HEADER = re.compile(
-    r"((?:proxy-authorization|authorization|set-cookie|cookie|x-[\w-]{0,40}(?:key|token|auth|secret)|api-key)\\*[\"']?\s*[:=,]\s*\[?\s*\\*[\"']?)"
-    r"(?!\[?redacted\])[^\r\n\"'\\]+",
+    r"((?:proxy-authorization|authorization|set-cookie|cookie|x-[\w-]{0,40}(?:key|token|auth|secret)|api-key)\\*[\"']?\s*[:=,]\s*+\[?+\s*+\\*+[\"']?+)"
+    r"(?!\[?redacted)[^\r\n\"'\\]+",
     re.IGNORECASE,
 )
 _BEARER = re.compile(
@@ -66,6 +66,7 @@ _OPTION = re.compile(
 _LOGIN_LINK = re.compile(r"(https?:\\?/\\?/[\w.:-]+\\?/(?:a|register|auth|login)\\?/)[\w.~%+=:-]{6,}")
 _BLOCKS = re.compile(r"[\u2580-\u259f][\u2580-\u259f\u00a0 ]{8,}(?P<end>(?=[\r\n\\]|\Z))?")
 _MAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,}\b")
+_BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{6,4000}={0,2}")
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
 _NO_SECRET = re.compile(r"""\\*["']?(?:null|None|true|false|\[\]|\[redacted\]|\d+(?:\.\d+)?)?\\*["']?""")
 _ALWAYS = re.compile(r"[A-Z0-9_]+=|.*pass(?:word|wd|phrase)", re.DOTALL)
@@ -82,6 +83,7 @@ class Redactor:
         spaced = [r"\s+".join(map(re.escape, secret.split())) for secret in self.secrets if len(secret) >= WORD and len(secret.split()) > 1]
         bounded = [_as_word(word) for word in sorted(words, key=lambda form: (-len(form), form))]
         self._patterns = [re.compile("|".join(group)) for group in (spaced, bounded) if group]
+        self._words = re.compile("|".join(bounded)) if bounded else None
         self._home = str(home) if home and home.is_absolute() and len(home.parts) > 2 else ""
 
     def text(self, text: str) -> str:
@@ -91,11 +93,22 @@ class Redactor:
             text = text.replace(form, MARK)
         for pattern in self._patterns:
             text = pattern.sub(MARK, text)
+        if self._words:
+            text = _BASE64.sub(self._hide_encoded, text)
         return self._home_hidden(shapes_hidden(text))
 
     def content(self, raw: bytes) -> bytes:
         """The same for what a program or a file gave; bytes that are not UTF-8 become U+FFFD."""
         return self.text(raw.decode("utf-8", "replace")).encode()
+
+    def _hide_encoded(self, match: re.Match[str]) -> str:
+        """A Basic header's user and password, say, of which the password is too short to be known by a piece of its base64."""
+        run = match[0].rstrip("=").replace("-", "+").replace("_", "/")
+        try:
+            decoded = base64.b64decode(run + "=" * (-len(run) % 4)).decode()
+        except ValueError:
+            return match[0]
+        return MARK if self._words and self._words.search(decoded) else match[0]
 
     def _home_hidden(self, text: str) -> str:
         return re.sub(rf"{re.escape(self._home)}(?![\w-])", "~", text) if self._home else text

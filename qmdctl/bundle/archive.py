@@ -27,11 +27,12 @@ def write_archive(path: Path, collected: Sequence[Collected], notes: Sequence[st
     ConfigurationError where it cannot be written, or is there already.
     """
     folder = path.name.removesuffix(".tar.gz")
-    members: list[tuple[str, bytes]] = []
+    members = [(MANIFEST, redactor.content(manifest(collected, notes).encode()))]
     for one in collected:
         if one.content or not one.failed:
-            members.append((safe_name(redactor.text(one.part.name)), redactor.content(one.content)))
-    members.insert(0, (MANIFEST, redactor.content(manifest(collected, notes).encode())))
+            name = safe_name(redactor.text(one.part.name))
+            again = sum(other == name or other.startswith(f"{name}.again-") for other, _ in members)
+            members.append((f"{name}.again-{again}" if again else name, redactor.content(one.content)))
     top = safe_name(redactor.text(folder))
     with (
         _whole(path) as raw,

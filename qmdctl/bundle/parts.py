@@ -78,7 +78,8 @@ def command(
             done = run(words, cwd=cwd, environment=PLAIN, check=False, timeout_seconds=seconds)
         except QmdError as error:
             raise Failed((error.details or error.message).strip()) from None
-        text = done.stdout + done.stderr
+        # A document is spoilt by a warning behind it.
+        text = done.stdout if name.endswith(".json") and done.stdout else done.stdout + done.stderr
         if timestamps:
             text = "".join(sorted(text.splitlines(keepends=True), key=lambda line: line.split(" ", 1)[0]))
         if not done.ok and not (any_status and text):

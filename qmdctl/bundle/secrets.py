@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from qmdctl.compose_files import references
 from qmdctl.native.redaction import OPTION
 from qmdctl.redaction import secret_name
 
@@ -22,7 +23,7 @@ SETTING = re.compile(r"^[ \t]*(?:#[ \t]*)?(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_
 QUOTED = re.compile(r"^[ \t]*(?:#[ \t]*)?(?:export[ \t]+)?([A-Za-z_]\w*)=([\"'])(.*?)\2", re.MULTILINE | re.DOTALL)  # over lines as well
 URL = re.compile(r"\b[a-z][a-z0-9+.-]{1,20}://[^\s\"'<>]+", re.IGNORECASE)
 ASSIGNED = re.compile(r"([A-Za-z_][\w-]*)=(.*)", re.DOTALL)
-REFERENCE = re.compile(r"\$\{.*\}", re.DOTALL)  # a compose file's, to a variable
+REFERENCE = re.compile(r"^\$\{.*\}$", re.DOTALL)  # a compose file's, to a variable
 PUBLIC_FILES = ("COMPOSE_FILE", "CA_FILE", "SSL_CERT_FILE", "COMPOSE_ENV_FILES")
 
 
@@ -33,16 +34,17 @@ class Secrets:
         self.folder = folder
         self.known: set[str] = set()
         self.unread: list[str] = []
+        self._variables: set[str] = set()  # secret by where a compose file takes them
         self._seen: set[Path] = set()
 
     def from_project(self) -> None:
         """.env (also what is commented out there), the compose files with their secrets and env_files, and all in `secrets/`."""
         if self.folder is None:
             return
-        for path in sorted(self.folder.glob(".env*")):
-            self.from_env_file(path)
         for path in sorted({*self.folder.glob("*.yaml"), *self.folder.glob("*.yml")}):
             self.from_compose_file(path)
+        for path in sorted(self.folder.glob(".env*")):  # after those, which tell that A_TOKEN comes from a variable of another name
+            self.from_env_file(path)
         for path in sorted((self.folder / "secrets").rglob("*")):
             if path.name != ".gitignore":
                 self.from_key_file(path)
@@ -66,7 +68,7 @@ class Secrets:
         kind, marked, _ = name.rpartition("_FILE")
         names_file = bool(marked) and name not in PUBLIC_FILES and (every_file or secret_name(kind.rstrip("_")))
         spellings = {value, value.strip(), value.strip().strip("\"'"), re.sub(r"\s+#.*$", "", value).strip().strip("\"'")}
-        if secret_name(name):
+        if secret_name(name) or name in self._variables:
             self.known |= spellings
         for text in spellings:
             if names_file and text and "\n" not in text:
@@ -120,9 +122,11 @@ class Secrets:
         """Every value under a secret name, every NAME=value, every option of a command line in it."""
         if isinstance(data, str):
             if assigned := ASSIGNED.fullmatch(data):
+                self.from_data(assigned[2], assigned[1])
                 self.from_setting(assigned[1], assigned[2])
-            if secret_name(name) and not REFERENCE.fullmatch(data):
-                self.known.add(data)
+            if secret_name(name):
+                self._variables |= {variable for variable, _ in references(data) if not variable.endswith("_FILE")}
+                self.known |= {data} - set(REFERENCE.findall(data))
             self.from_text(data)
         elif isinstance(data, dict):
             for key, value in data.items():

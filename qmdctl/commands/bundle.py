@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from qmdctl.bundle.parts import Collected, Part
     from qmdctl.project import Project
+    from qmdctl.redaction import Redactor
     from qmdctl.terminal import Terminal
 
 KEPT = "host, container and model names, folders outside your home, addresses of this machine and its own two names on the tailnet"
@@ -45,7 +46,7 @@ def bundle(
     secrets.from_project()
     secrets.from_environment()
     try:
-        collected = gather(terminal, parts(project, lines))
+        collected = gather(terminal, parts(project, lines), Redactor(secrets.known))
         for one in collected:  # what containers were given may be nowhere else any more
             secrets.from_document(one.part.name, one.content.decode("utf-8", "replace"))
         notes = [f"Not readable here, so that a key in it is known by its shape alone: {problem}" for problem in secrets.unread]
@@ -92,12 +93,13 @@ def parts(project: Project, lines: int) -> Iterator[Part]:
     yield from machine_parts(project.folder)
 
 
-def gather(terminal: Terminal, wanted: Iterator[Part]) -> list[Collected]:
+def gather(terminal: Terminal, wanted: Iterator[Part], redactor: Redactor) -> list[Collected]:
+    """Each part, its name on stderr before it: a file may be called like a key."""
     from qmdctl.bundle.parts import collect
 
     collected = []
     for part in wanted:
-        terminal.note(f"{part.name} …", "dim")
+        terminal.note(f"{redactor.text(part.name)} …", "dim")
         collected.append(collect(part))
     return collected
 

@@ -26,13 +26,14 @@ def readings(text: str) -> Iterator[str]:
     yield once
     yield _unescaped(once)
     yield text.replace("$$", "$").replace("''", "'")
+    yield text.replace("'\"'\"'", "'")
     yield _unescaped(text).replace("$$", "$")
     for run in BASE64.findall(text):
         run = run.rstrip("=").replace("-", "+").replace("_", "/")
         for start in range(4):
             part = run[start:]
-            part = part[: len(part) // 4 * 4] or "AAAA"
-            yield base64.b64decode(part).decode("utf-8", "replace")
+            part = part[:-1] if len(part) % 4 == 1 else part
+            yield base64.b64decode(part + "=" * (-len(part) % 4)).decode("utf-8", "replace")
     for run in HEXADECIMAL.findall(text):
         yield bytes.fromhex(run).decode("utf-8", "replace")
 

@@ -105,6 +105,13 @@ def test_short_secrets_are_sought_as_words() -> None:
     assert redactor.text("ab is too short to be sought: about; true") == "ab is too short to be sought: about; true"
 
 
+def test_a_short_secret_in_base64() -> None:
+    text = base64.b64encode(b"anna:Zq7$").decode()
+    assert (
+        Redactor(["Zq7$"]).text(f"Basic: {text}; Zq7%24; image sha256:0b5f1c9d1e4a") == f"Basic: {MARK}; {MARK}; image sha256:0b5f1c9d1e4a"
+    )
+
+
 def test_every_line_of_a_secret_is_one() -> None:
     redactor = Redactor(["-----BEGIN X-----\nMIIBVwIBADANBgkq\nhkiG9w0BAQEFAASC\n"])
     assert redactor.text("a line of it: hkiG9w0BAQEFAASC.") == f"a line of it: {MARK}."
