@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from qmdctl.commands import (
+    bundle,
     client,
     config,
     doctor,
@@ -81,6 +82,7 @@ app.command("upgrade")(upgrade.upgrade)
 app.command("rollback")(rollback.rollback)
 app.command("history")(history.history)
 app.command("migrate")(migrate.migrate)
+app.command("bundle")(bundle.bundle)
 app.command("version")(version.version)
 
 __all__ = ["Invocation", "app"]
