@@ -1,4 +1,4 @@
-"""`embed-service serve | check | download | config`.
+"""`embed-service serve | check | download | exporter | config`.
 
 `serve` binds its port before it imports anything heavy, so that clients of a restarting service wait in the kernel's queue instead of
 being refused (they give up for good after 4 s of refusals).
@@ -25,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("check", help="check models, disk and device without serving; exit 3 when something is missing")
     download = commands.add_parser("download", help="download models into the cache; one line of JSON per step")
     download.add_argument("models", nargs="+", metavar="MODEL[@REVISION]", help="Hugging Face ids, of the generation server's model too")
+    commands.add_parser("exporter", help="what Prometheus cannot ask itself: the sidecars, and which targets there are (docs/metrics.md)")
     config = commands.add_parser("config", help="print the settings in force")
     config.add_argument("--markdown", action="store_true", help="print docs/configuration.md instead")
     return parser
@@ -58,6 +59,10 @@ def _trust(ca_file: str) -> None:
 def main(argv: list[str] | None = None, ca_file: str = CA_FILE) -> int:
     """The exit status: 0, 1 when a download failed, 2 for unusable settings, 3 when `check` finds something missing."""
     arguments = _parser().parse_args(argv)
+    if arguments.command == "exporter":  # it takes none of the service's settings
+        from embed_service.exporter.server import main as exporter
+
+        return exporter(os.environ)
     sock = _bind() if arguments.command == "serve" else None
     _trust(ca_file)
 
