@@ -13,6 +13,7 @@ from tests.support.monitoring import Processes, Prometheus, need_metrics
 from tests.support.service import ServiceProcess, free_port, poll
 
 KEY = "sk-key-of-another-prometheus"
+NAMED, OTHER = "127.0.0.1", "127.0.0.2"
 
 
 @pytest.fixture(scope="module")
@@ -38,61 +39,57 @@ def get(service: ServiceProcess, path: str, source: str, **headers: str) -> http
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
 def test_a_named_client_needs_neither_key_nor_capability(locked: ServiceProcess, path: str) -> None:
-    answer = get(locked, path, "127.0.0.2")
+    answer = get(locked, path, NAMED)
     assert answer.status_code == 200
     assert "embed_ready" in answer.text
 
 
 def test_it_gets_nothing_else(locked: ServiceProcess) -> None:
     for path in ("/v1/models", "/version", "/openapi.json", "/metrics/more", "/v1/metrics/../models"):
-        assert get(locked, path, "127.0.0.2").status_code == 401, path
+        assert get(locked, path, NAMED).status_code == 401, path
 
 
 def test_another_client_is_refused_whatever_it_says(locked: ServiceProcess) -> None:
-    for headers in ({}, {"x-forwarded-for": "127.0.0.2"}, {"host": "127.0.0.2"}, {"tailscale-user-login": "prometheus"}):
-        assert get(locked, "/metrics", "127.0.0.1", **headers).status_code == 401
+    for headers in ({}, {"x-forwarded-for": NAMED}, {"host": "localhost"}, {"tailscale-user-login": "prometheus"}):
+        assert get(locked, "/metrics", OTHER, **headers).status_code == 401
 
 
 def test_what_came_through_a_funnel_is_refused_to_it_too(locked: ServiceProcess) -> None:
-    assert get(locked, "/metrics", "127.0.0.2", **{"tailscale-funnel-request": "?1"}).status_code == 403
+    assert get(locked, "/metrics", NAMED, **{"tailscale-funnel-request": "?1"}).status_code == 403
 
 
 @pytest.mark.metrics
-@pytest.mark.parametrize(
-    ("clients", "key", "health"), [("localhost", "", "up"), ("", KEY, "up"), ("", "", "down"), ("", "sk-wrong", "down")]
-)
-def test_prometheus_with_and_without_a_key(tmp_path: Path, clients: str, key: str, health: str) -> None:
+def test_prometheus_by_its_name_and_another_with_a_key(locked: ServiceProcess, tmp_path: Path) -> None:
     need_metrics()
     (tmp_path / "keys").write_text(f"{KEY}\n")
-    (tmp_path / "key").write_text(key)
-    values = {"API_KEYS_FILE": str(tmp_path / "keys"), "METRICS_CLIENTS": clients}
-    with ServiceProcess(values, tmp_path / "service.log") as service:
-        job = {
-            "job_name": "embed",
-            "static_configs": [{"targets": [f"127.0.0.1:{service.port}"]}],
-            "scrape_interval": "1s",
-            "scrape_timeout": "1s",
-        }
-        job |= {"authorization": {"credentials_file": str(tmp_path / "key")}} if key else {}
-        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [job]}))
-        poll(lambda: service.health()[0], 60, "the service")
-        processes, port = Processes(tmp_path), free_port()
+    (tmp_path / "right").write_text(KEY)
+    (tmp_path / "wrong").write_text("sk-wrong")
+    processes, port = Processes(tmp_path), free_port()
+    with ServiceProcess({"API_KEYS_FILE": str(tmp_path / "keys")}, tmp_path / "service.log") as nameless:
+        jobs = [
+            {"job_name": "by name", "static_configs": [{"targets": [f"127.0.0.1:{locked.port}"], "labels": {"instance": "by name"}}]},
+            *({"job_name": name, "static_configs": [{"targets": [f"127.0.0.1:{nameless.port}"], "labels": {"instance": name}}]}
+              for name in ("no key", "right", "wrong")),
+        ]  # fmt: skip
+        for job in jobs[2:]:
+            job["authorization"] = {"credentials_file": str(tmp_path / str(job["job_name"]))}
+        config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs}
+        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+        poll(lambda: nameless.health()[0], 60, "the service")
         try:
+            listen = f"127.0.0.1:{port}"
             processes.start(
-                "prometheus",
-                "prometheus",
-                "--config.file=prometheus.yml",
-                "--storage.tsdb.path=data",
-                f"--web.listen-address=127.0.0.1:{port}",
+                "prometheus", "prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=data", f"--web.listen-address={listen}"
             )
-            processes.answers("prometheus", f"http://127.0.0.1:{port}/-/ready")
-            prometheus = Prometheus(f"http://127.0.0.1:{port}")
+            processes.answers("prometheus", f"http://{listen}/-/ready")
+            prometheus = Prometheus(f"http://{listen}")
+            wanted = {"by name": "up", "right": "up", "wrong": "down", "no key": "down"}
 
-            def said() -> tuple[str, str]:
-                return next(iter(prometheus.targets().values()), ("unknown", ""))
+            def as_wanted() -> bool:
+                return {name: health for name, (health, _) in prometheus.targets().items()} == wanted
 
-            poll(lambda: said()[0] == health, 60, f"the target to be {health}: {said()}", every=0.2)
-            assert health == "up" or "401" in said()[1]
+            poll(as_wanted, 60, f"{wanted}: {prometheus.targets()}", every=0.2)
+            assert all("401" in error for _, error in prometheus.targets().values() if error)
             prometheus.client.close()
         finally:
             processes.close()
