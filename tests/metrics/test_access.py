@@ -24,7 +24,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]
     values = {
         "API_KEYS_FILE": str(folder / "keys"),
         "REQUIRE_CAPABILITY": "example.com/cap/qmd",
-        "METRICS_CLIENTS": "127.0.0.2,no-such-name",
+        "METRICS_CLIENTS": "localhost,no-such-name",
     }
     with ServiceProcess(values, folder / "service.log") as process:
         poll(lambda: process.health()[0], 60, "the service")
