@@ -89,7 +89,7 @@ def remove_volumes(engine: Engine, terminal: Terminal, project: str, models: boo
     from qmdctl.process import run
     from qmdctl.tailnet import SIDECARS
 
-    chosen = [name for volume, name in engine.volumes(project).items() if (logins if volume in SIDECARS else models)]
+    chosen = [name for volume, name in engine.volumes(project).items() if (logins if volume.removesuffix("-run") in SIDECARS else models)]
     if chosen:
         command = ["docker", "volume", "rm", *chosen]
         terminal.echo_command(" ".join(command))
