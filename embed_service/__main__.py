@@ -1,4 +1,4 @@
-"""`embed-service serve | check | download | inspect | cache | control | config`.
+"""`embed-service serve | check | download | inspect | cache | control | exporter | config`.
 
 `serve` binds its port before it imports anything heavy, so that clients of a restarting service wait in the kernel's queue instead of
 being refused (they give up for good after 4 s of refusals).
@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     cache.add_argument("--incomplete", action="append", default=[], metavar="MODEL", help="remove what unfinished downloads of it left")
     control = commands.add_parser("control", help="pause, resume or switch the models of the running service; one line of JSON per step")
     add_arguments(control)
+    commands.add_parser("exporter", help="what Prometheus cannot ask itself: the sidecars, and which targets there are (docs/metrics.md)")
     config = commands.add_parser("config", help="print the settings in force")
     config.add_argument("--markdown", action="store_true", help="print docs/configuration.md instead")
     return parser
@@ -69,6 +70,10 @@ def main(argv: list[str] | None = None, ca_file: str = CA_FILE) -> int:
     """The exit status: 0, 1 when a download or a command to the service failed, 2 for unusable settings, 3 when `check` finds something
     missing or no service is there to control."""
     arguments = _parser().parse_args(argv)
+    if arguments.command == "exporter":  # it takes none of the service's settings
+        from embed_service.exporter.server import main as exporter
+
+        return exporter(os.environ)
     sock = _bind() if arguments.command == "serve" else None
     _trust(ca_file)
 

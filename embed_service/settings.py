@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     trusted_sidecars: Names = Field(
         (), description="Addresses, networks or host names whose Tailscale-* headers are believed, comma-separated."
     )
+    metrics_clients: Names = Field(
+        (), description="Addresses, networks or host names that read /metrics without a key or a capability, comma-separated."
+    )
     generation_url: str | None = Field(None, description="OpenAI-compatible server to forward /v1/completions and /v1/chat/completions to.")
     generation_model: str | None = Field(None, description="Model name for GENERATION_URL; unset: the first that its /v1/models lists.")
     generation_api_key_file: str | None = Field(None, description="File with the bearer key for GENERATION_URL.")
@@ -125,7 +128,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["json", "console"] = Field("json", description="`json`: one object per line; `console`: for people.")
 
-    @field_validator("embed_model_aliases", "rerank_model_aliases", "trusted_sidecars", mode="before")
+    @field_validator("embed_model_aliases", "rerank_model_aliases", "trusted_sidecars", "metrics_clients", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -1,5 +1,7 @@
 """Who is let in: API keys (401) and the Tailscale capability (403), on every path but /health, /livez and the page.
 
+METRICS_CLIENTS have /metrics without either.
+
 A request that Tailscale Funnel let in from the internet is refused on every path, those three included: /health and the page tell what is
 served and in which version, and a Funnel that somebody opened by mistake should lead to nothing that answers. Who sends that header
 without a Funnel harms nobody but himself, so it is believed from everyone, and whatever the settings.
@@ -95,18 +97,24 @@ class AuthMiddleware:
         self.keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
         self.capability = settings.require_capability
         self.peers = peers
+        # A capability comes from a sidecar alone, and a monitor with a key of its own is one more secret: the stack's is known by its name.
+        self.metrics_peers = TrustedPeers(settings.metrics_clients) if settings.metrics_clients else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             if "tailscale-funnel-request" in headers:
                 raise Forbidden("This server does not answer the internet: the request came through Tailscale Funnel.", code="funnel")
-            if scope["path"] not in OPEN_PATHS:
+            if scope["path"] not in OPEN_PATHS and not await self._reads_metrics(scope):
                 if self.keys:
                     self._check_key(self.keys, headers.get("authorization", ""))
                 if self.capability:
                     await self._check_capability(self.capability, scope, headers)
         await self.app(scope, receive, send)
+
+    async def _reads_metrics(self, scope: Scope) -> bool:
+        """Whether METRICS_CLIENTS lets this peer have /metrics."""
+        return scope["path"] == "/metrics" and self.metrics_peers is not None and await self.metrics_peers.trusts(scope)
 
     @staticmethod
     def _check_key(keys: ApiKeys, authorization: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from qmdctl import monitors
 from qmdctl.engine import Container, Engine
 from qmdctl.errors import QmdError
 from qmdctl.hardware import Gpu, Hardware, find_hardware
@@ -19,7 +20,10 @@ from qmdctl.tailnet import SIDECARS
 
 Run = Callable[..., Completed]
 MODEL_KEYS = {"embed": ("EMBED_MODEL", "RERANK_MODEL"), "vllm": ("VLLM_MODEL",)}
-IMAGE_KEYS = {"embed": "EMBED_IMAGE", "vllm": "VLLM_IMAGE", "ts-embed": "TAILSCALE_IMAGE", "ts-vllm": "TAILSCALE_IMAGE"}
+IMAGE_KEYS = {
+    **{"embed": "EMBED_IMAGE", "vllm": "VLLM_IMAGE", "ts-embed": "TAILSCALE_IMAGE", "ts-vllm": "TAILSCALE_IMAGE"},
+    **monitors.IMAGE_KEYS,
+}
 GPU_KEYS = {"embed": "EMBED_GPU", "vllm": "VLLM_GPU"}
 DESKTOP = "Docker Desktop"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -40,7 +44,7 @@ class Context:
     ) -> None:
         self.settings = settings
         named = settings.services if services is None else services
-        self.services = list(dict.fromkeys(["embed", *named] if {"vllm", *SIDECARS} & set(named) else named))
+        self.services = list(dict.fromkeys(["embed", *named] if {"vllm", *SIDECARS, *monitors.IMAGE_KEYS} & set(named) else named))
         self.run = runner
         if hardware is not None:
             self.__dict__["hardware"] = hardware

@@ -9,6 +9,7 @@ from qmdctl.checks.context import Context
 from qmdctl.checks.finding import Finding
 from qmdctl.compose_files import load
 from qmdctl.errors import QmdError
+from qmdctl.monitors import PORT_KEYS
 from qmdctl.settings import FOREIGN_PREFIXES, PROXIES, Settings
 
 # Keys whose value is a file's place and would be a secret in the wrong one.
@@ -54,6 +55,7 @@ KINDS: dict[str, tuple[Callable[[str], bool], str]] = {
     "VLLM_MAX_NUM_SEQS": (_whole, "a whole number"),
     "DTYPE": (lambda text: text in DTYPES, ", ".join(DTYPES)),
     "VLLM_DTYPE": (lambda text: text in VLLM_DTYPES, ", ".join(VLLM_DTYPES)),
+    "ALERT_WEBHOOK_KIND": (lambda text: text in ("webhook", "slack", "discord"), "webhook, slack or discord"),
     "DEVICE": (lambda text: text in ("cuda", "auto", "cpu", "mps"), "cuda, auto, cpu or mps"),
 }
 
@@ -77,7 +79,7 @@ def _values(settings: Settings, services: list[str]) -> Iterator[Finding]:
         if value and not usable(value):
             what = f"{name}={value} cannot be used"
             yield Finding("env_lint", "failure", what, f"it comes from {settings.origin(name)}", f"set {name} to {form}", True)
-    for name in ("EMBED_PORT", "VLLM_PORT"):
+    for name in ("EMBED_PORT", "VLLM_PORT", *(key for service, key in PORT_KEYS.items() if service in services)):
         try:
             settings.port(name)
         except QmdError as error:

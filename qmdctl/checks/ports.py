@@ -1,4 +1,4 @@
-"""The two ports on 127.0.0.1: free, or held by the stack itself."""
+"""The ports on 127.0.0.1: free, or held by the stack itself."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from qmdctl.checks.context import Context
 from qmdctl.checks.finding import Finding
 from qmdctl.errors import QmdError
+from qmdctl.monitors import PORT_KEYS
 
-KEYS = {"embed": "EMBED_PORT", "vllm": "VLLM_PORT"}
+KEYS = {"embed": "EMBED_PORT", "vllm": "VLLM_PORT", **PORT_KEYS}
 LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp (proc(5))
 
 

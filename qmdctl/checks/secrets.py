@@ -12,8 +12,9 @@ from qmdctl.checks.container_user import GROUP, OWNER, READ, class_of, fix, may,
 from qmdctl.checks.context import Context
 from qmdctl.checks.finding import Finding, Level
 from qmdctl.errors import ConfigurationError
+from qmdctl.monitors import SECRET_KEYS
 
-KEYS = ("HF_TOKEN_FILE", "API_KEYS_FILE", "GENERATION_API_KEY_FILE")
+KEYS = ("HF_TOKEN_FILE", "API_KEYS_FILE", "GENERATION_API_KEY_FILE", *SECRET_KEYS)
 CA = "CA_FILE"  # no container gets it: docker reads it, as the user who builds
 
 

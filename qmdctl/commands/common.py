@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from qmdctl.settings import Settings
     from qmdctl.state import State
 
-ServiceArgument = Annotated[list[str] | None, typer.Argument(metavar="SERVICE", help="embed, vllm, ts-embed or ts-vllm; none named: all.")]
+ServiceArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="SERVICE", help="embed, vllm, ts-embed, ts-vllm, prometheus, …; none named: all.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 

@@ -19,7 +19,7 @@ LOGOUT = (
     "tailscaled --statedir=/var/lib/tailscale --tun=userspace-networking >/dev/null 2>&1 & "
     "for i in 1 2 3 4 5 6 7 8; do sleep 1; timeout 10 tailscale logout && exit 0; done; exit 1"
 )
-MODELS = "the volumes of downloaded models and compile caches (the next start downloads them again)"
+MODELS = "the volumes of downloaded models, compile caches and recorded metrics (the next start downloads models again)"
 LOGIN = (
     "the sidecars' logins and certificates (the next start needs a key or a login, and new certificates, of which a name gets five a week)"
 )
@@ -27,7 +27,9 @@ LOGIN = (
 
 def down(
     context: typer.Context,
-    volumes: Annotated[bool, typer.Option("--volumes", help="Also remove the volumes: downloaded models and compile caches.")] = False,
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="Also remove the volumes: downloaded models, compile caches, metrics.")
+    ] = False,
     forget: Annotated[
         bool, typer.Option("--forget", help="Also log the sidecars out of the tailnet and remove their logins and certificates.")
     ] = False,
@@ -87,7 +89,7 @@ def remove_volumes(engine: Engine, terminal: Terminal, project: str, models: boo
     from qmdctl.process import run
     from qmdctl.tailnet import SIDECARS
 
-    chosen = [name for volume, name in engine.volumes(project).items() if (logins if volume in SIDECARS else models)]
+    chosen = [name for volume, name in engine.volumes(project).items() if (logins if volume.removesuffix("-run") in SIDECARS else models)]
     if chosen:
         command = ["docker", "volume", "rm", *chosen]
         terminal.echo_command(" ".join(command))

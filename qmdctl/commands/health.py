@@ -14,7 +14,7 @@ from qmdctl.commands.common import JsonOption, invocation
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from qmdctl.engine import Container
+    from qmdctl.engine import Container, Engine
     from qmdctl.probes import Link
     from qmdctl.settings import Settings
 
@@ -51,6 +51,8 @@ def health(
         if service in SIDECARS:
             continue
         links += check_service(service, containers.get(service), key, timeout)
+    if "prometheus" in settings.services:
+        links.append(check_targets(engine, containers.get("prometheus")))
     if "embed" in settings.services and forwards(settings):
         links.append(check_forwarder(containers.get("embed"), links, key, timeout))
     if "embed" in settings.services and (settings["API_KEYS_FILE"] or settings["REQUIRE_CAPABILITY"]):
@@ -79,6 +81,24 @@ def check_service(service: str, container: Container | None, key: str | None, ti
         requests: list[tuple[str, Callable[[], str]]] = [(name, getattr(probe, name)) for name in REQUESTS.get(service, ())]
         whole = all(link.ok for link in links)
         return links + [try_link(service, name, action) if whole else Link(service, name) for name, action in requests]
+
+
+def check_targets(engine: Engine, container: Container | None) -> Link:
+    """That Prometheus reaches what it is to scrape."""
+    from qmdctl import monitors
+    from qmdctl.errors import QmdError
+    from qmdctl.probes import Broken, Link, try_link
+
+    if container is None or not container.running:
+        return Link("prometheus", "targets")
+
+    def ask() -> str:
+        try:
+            return monitors.targets(engine, container)
+        except QmdError as error:
+            raise Broken(error.message, error.fix) from None
+
+    return try_link("prometheus", "targets", ask)
 
 
 def check_forwarder(container: Container | None, links: list[Link], key: str | None, timeout: float) -> Link:

@@ -43,7 +43,7 @@ def pull(context: typer.Context, json_output: JsonOption = False) -> None:
     progress = Progress(terminal)
 
     def images() -> list[str]:
-        return [pull_image(engine, image, progress, settings) for name, image in planned["images"].items() if name in ("vllm", "sidecar")]
+        return [pull_image(engine, image, progress, settings) for name, image in planned["images"].items() if name not in ("base", "embed")]
 
     def weights() -> list[dict[str, Any]]:
         # Kept as an image of its own: a later build asks the registry for a base that only the build cache has.
@@ -65,6 +65,7 @@ def pull(context: typer.Context, json_output: JsonOption = False) -> None:
 
 def announce(settings: Settings, engine: Engine, models: list[str], terminal: Terminal) -> dict[str, Any]:
     """Say what will be downloaded, the total last. Returns it."""
+    from qmdctl import monitors
     from qmdctl.pulling.images import registry_bytes
     from qmdctl.pulling.weights import hub_bytes, read_token
     from qmdctl.tailnet import SIDECARS
@@ -75,6 +76,7 @@ def announce(settings: Settings, engine: Engine, models: list[str], terminal: Te
     keys = {"base": "EMBED_BASE_IMAGE", "embed": "EMBED_IMAGE"}
     keys |= {"vllm": "VLLM_IMAGE"} if "vllm" in settings.services else {}
     keys |= {"sidecar": "TAILSCALE_IMAGE"} if any(name in SIDECARS for name in settings.services) else {}
+    keys |= {name: key for name, key in monitors.IMAGE_KEYS.items() if name in settings.services}
     missing = {name: settings[key] for name, key in keys.items() if settings[key] and not engine.has_image(settings[key])}
     with ThreadPoolExecutor(8) as pool:
         pulled = [image for name, image in missing.items() if name != "embed"]

@@ -169,17 +169,19 @@ def _already_running(engine: Engine, settings: Settings, services: list[str], te
 
 
 def _restart_outdated(engine: Engine, compose: Compose, settings: Settings, services: list[str]) -> None:
-    """What Compose does not see: vllm reads its mounted folder when it starts, a sidecar its key.
+    """What Compose does not see: vllm and the monitors read their mounted folder when they start, a sidecar its key.
 
     A sidecar that Docker is about to start again waits for that longer each time, up to a minute, whatever was mended meanwhile.
     """
+    from qmdctl.monitors import READS_WHEN_IT_STARTS
     from qmdctl.startup.freshness import newer, outdated
     from qmdctl.tailnet import SIDECARS
     from qmdctl.tailnet.sidecar import read_sidecar
 
     there = {name: one for name, one in engine.containers(settings.name).items() if name in services}
-    again = ["vllm"] if "vllm" in there and there["vllm"].running and outdated(settings.project.folder, there["vllm"]) else []
-    key = settings.project.folder / settings["TS_AUTHKEY_FILE"] if settings["TS_AUTHKEY_FILE"] else None
+    folder = settings.project.folder
+    again = [name for name in ("vllm", *READS_WHEN_IT_STARTS) if name in there and there[name].running and outdated(folder, there[name])]
+    key = folder / settings["TS_AUTHKEY_FILE"] if settings["TS_AUTHKEY_FILE"] else None
     for name in (name for name in SIDECARS if name in there):
         waits = there[name].running and key is not None and newer(key, there[name])
         if there[name].state == "restarting" or (waits and read_sidecar(engine, there[name]).state == "NeedsLogin"):

@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from qmdctl.engine import Container
+from qmdctl.monitors import READS_WHEN_IT_STARTS
 
-# embed's image is built from these; vllm has its folder mounted and reads it when it starts.
+# embed's image is built from these; the others have their folder mounted and read it when they start.
 SOURCES = {
     "embed": ("Dockerfile.embed", "embed_service", "requirements/service.txt", "requirements/bootstrap.txt", "scripts/bootstrap"),
     "vllm": ("vllm",),
+    **dict.fromkeys(READS_WHEN_IT_STARTS, ("monitoring",)),
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from qmdctl import monitors
 from qmdctl.control import as_of_now
 from qmdctl.engine import Container, Engine
 from qmdctl.settings import Settings
@@ -20,6 +21,7 @@ from qmdctl.terminal import human_seconds, table
 
 MODEL_VARIABLES = ("EMBED_MODEL", "RERANK_MODEL", "QMD_MODEL")
 PATHS = {"embed": "/v1/embeddings, /v1/rerank", "vllm": "/v1/completions, /v1/chat/completions"}
+PATHS |= monitors.PATHS
 PATHS |= {sidecar: f"{PATHS[service]} on the tailnet" for sidecar, service in SIDECARS.items()}
 
 

@@ -7,14 +7,17 @@ Hugging Face cache that was there before, as huggingface_hub made it.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from demo import smollm2
+from tests.metrics.test_files import vllm_names
 from tests.stack.generation import NO_THINKING, chat_prompt, right_text_under_every_name
 from tests.support.checkpoints import checkpoint
 from tests.support.hub import FakeHub
@@ -67,6 +70,8 @@ def test_right_text_under_every_name_and_with_every_client_s_fields(stack: Stack
     stack.up()
     assert f"{version}." in docker("exec", "qmd-vllm", "python3", "-c", "import importlib.metadata as m; print(m.version('vllm'))")
     right_text_under_every_name(stack, VLLM_MODEL, expected)
+    printed = httpx.get(f"{stack.url('vllm')}/metrics", timeout=30, trust_env=False).text
+    assert {name for name in vllm_names() if not re.search(rf"^{name}\{{", printed, re.MULTILINE)} == set(), "what the board asks for"
 
 
 def test_a_model_of_an_existing_cache_is_not_downloaded_again(stack: Stack) -> None:

@@ -17,7 +17,7 @@ from tests.support.service import ROOT, free_port
 from tests.support.stack_images import BASE_IMAGE, CA_BUNDLE, EMBED_IMAGE
 
 FILES = ("compose.yaml", "compose.cpu.yaml", ".env.example", ".dockerignore", "Dockerfile.embed")
-FOLDERS = ("embed_service", "requirements", "scripts", "secrets", "tailscale", "vllm")
+FOLDERS = ("embed_service", "monitoring", "requirements", "scripts", "secrets", "tailscale", "vllm")
 CPU = {"COMPOSE_FILE": "compose.yaml:compose.cpu.yaml"}
 
 

@@ -18,7 +18,21 @@ from tests.support.tailnet_project import make_fake_project, make_true_project, 
 
 __all__ = ["expected"]
 HERE = Path(__file__).parent
-ORDER = ["policy", "programs", "requests", "laptop", "serve", "logins", "services", "idle", "recovery", "state", "capability", "https_off"]
+ORDER = [
+    "policy",
+    "programs",
+    "requests",
+    "laptop",
+    "serve",
+    "logins",
+    "services",
+    "idle",
+    "recovery",
+    "state",
+    "capability",
+    "metrics",
+    "https_off",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

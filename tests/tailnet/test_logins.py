@@ -175,7 +175,7 @@ def test_forget_logs_the_nodes_out_and_removes_their_logins(tailnet: Tailnet, pr
     assert expired >= set(keys.values())
     assert alive(tailnet) == before - set(keys.values()), "nobody came back"
     volumes = docker("volume", "ls", "--quiet", "--filter", f"name={project.value('COMPOSE_PROJECT_NAME')}").split()
-    assert not [name for name in volumes if name.endswith(("_ts-embed", "_ts-vllm"))]
+    assert not [name for name in volumes if name.endswith(("_ts-embed", "_ts-vllm", "-run"))]
     assert [name for name in volumes if name.endswith("_models")]
     give_key(project, KEY)
     assert up(project).status == 0
