@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,24 +13,28 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from embed_service import __version__
-from embed_service.routes import embeddings, generation, health, metrics, models, openapi, page, rerank, score, tokenize
+from embed_service.generation.kv_cache import KvCacheProbe
+from embed_service.routes import embeddings, generation, health, metrics, models, openapi, page, rerank, score, stats, tokenize
 from embed_service.routes.auth import AuthMiddleware
 from embed_service.routes.errors import ErrorMiddleware, http_exception
 from embed_service.routes.gate import GateMiddleware
+from embed_service.routes.hosts import HostMiddleware, KnownHosts
 from embed_service.routes.observe import ObserveMiddleware
 from embed_service.routes.paths import PathMiddleware
 from embed_service.routes.peers import TrustedPeers
 from embed_service.scheduler.service import Service
 from embed_service.settings import Settings
+from embed_service.telemetry.history import History
 from embed_service.text.pool import TokenizerPool
 
 __all__ = ["create_app"]
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application. Its lifespan starts and stops the service; `app.state` has settings, service, pool, peers, forwarder, in_flight,
-    draining and drained (see routes/gate.py)."""
+    """The application. Its lifespan starts and stops the service; `app.state` has settings, service, pool, peers, forwarder, history,
+    kv_cache, in_flight, draining and drained (see routes/gate.py)."""
     peers = TrustedPeers(settings.trusted_sidecars)
+    history = History()
     app = FastAPI(
         title="QMD embed service",
         version=__version__,
@@ -40,14 +45,15 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
         exception_handlers={HTTPException: http_exception},
         middleware=[  # outermost first
-            Middleware(ObserveMiddleware),
+            Middleware(ObserveMiddleware, history=history),
             Middleware(ErrorMiddleware),
             Middleware(PathMiddleware),
+            Middleware(HostMiddleware, known=KnownHosts(settings.allowed_hosts), peers=peers),
             Middleware(AuthMiddleware, settings=settings, peers=peers),
             Middleware(GateMiddleware),
         ],
     )
-    for room in (embeddings, rerank, score, tokenize, generation, models, health, metrics, openapi, page):
+    for room in (embeddings, rerank, score, tokenize, generation, models, health, metrics, stats, openapi, page):
         app.include_router(room.router)
     state = app.state
     state.settings = settings
@@ -56,7 +62,10 @@ def create_app(settings: Settings) -> FastAPI:
     state.pool = TokenizerPool(settings.tokenizer_threads)
     state.tokenize_pool = TokenizerPool(1)  # of POST /tokenize, whose texts have no limit: a search never waits behind one
     state.forwarder = None
-    state.created = int(time.time())
+    state.history = history
+    state.kv_cache = KvCacheProbe(settings.generation_url)
+    state.started_at = time.time()
+    state.created = int(state.started_at)
     state.in_flight = 0
     state.draining = asyncio.Event()
     state.drained = asyncio.Event()
@@ -67,9 +76,13 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     await state.service.start()
+    sampling = asyncio.create_task(state.history.run())
     try:
         yield
     finally:
+        sampling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sampling
         if state.forwarder is not None:
             await state.forwarder.aclose()
         state.pool.close()

@@ -1,4 +1,4 @@
-"""Who is let in: API keys (401) and the Tailscale capability (403), on every path but /health, /livez and the page.
+"""Who is let in: API keys (401) and the Tailscale capability (403), on every path but /health, /livez and the pages for people.
 
 A request that Tailscale Funnel let in from the internet is refused on every path, those three included: /health and the page tell what is
 served and in which version, and a Funnel that somebody opened by mistake should lead to nothing that answers. Who sends that header
@@ -21,13 +21,14 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from embed_service.errors import Forbidden, Unauthorized
+from embed_service.routes.paths import ASSET_PATHS
 from embed_service.routes.peers import TrustedPeers
 from embed_service.settings import Settings
 from embed_service.telemetry.logs import get_logger
 
 __all__ = ["OPEN_PATHS", "ApiKeys", "AuthMiddleware"]
 
-OPEN_PATHS = frozenset({"/health", "/livez", "/"})
+OPEN_PATHS = frozenset({"/health", "/livez", "/", "/docs"}) | ASSET_PATHS  # the pages' own files hold nothing of this server
 UNREADABLE = (-1,)
 SETTLED_SECONDS = 2.0
 log = get_logger()
