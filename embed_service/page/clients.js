@@ -31,7 +31,8 @@ function guessed() {
 }
 
 const quotedForShell = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
-const quotedForYaml = (text) => (/^[A-Za-z0-9/][\w./:@-]*$/.test(text) && !text.endsWith(":") ? text : JSON.stringify(text));
+const WORDS = /^(true|false|yes|no|on|off|null|y|n)$/i; // which YAML would not read as text
+const quotedForYaml = (text) => (/^[A-Za-z][\w./:@-]*[\w/]$/.test(text) && !WORDS.test(text) ? text : JSON.stringify(text));
 
 export function render(client, values) {
   const quoted = client.format === "yaml" ? quotedForYaml : quotedForShell;

@@ -1,4 +1,4 @@
-// The page at /: asks /health (open) and /stats (with the key, where keys are configured) every two seconds while it is looked at.
+// The page at /: asks /stats every two seconds while it is looked at, and /health, which is open, where /stats wants a key.
 
 import { setUpClients, tellClients } from "./clients.js";
 import { drawMemory, drawPlots, drawTable, setUpPlots } from "./plots.js";
@@ -82,31 +82,32 @@ function showFacts() {
   ));
 }
 
-async function askHealth() {
-  health = (await ask("/health", { accept: [503] })).body;
-  tellClients({ embed: health.models?.embed, rerank: health.models?.rerank });
-}
-
 async function askStats() {
   if (denied) return;
   try {
     const fresh = (await ask(`/stats?after=${samples.at(-1)?.id ?? 0}`)).body;
-    if (stats && stats.started_at !== fresh.started_at) {
-      samples = []; // another process: its samples count from 1 again
-      stats = fresh;
-      return;
-    }
+    if (stats && stats.started_at !== fresh.started_at) samples = []; // another process counts from 1 again: the next answer has all
+    else samples = [...samples, ...fresh.samples].slice(-MOST_SAMPLES);
     stats = fresh;
-    samples = [...samples, ...fresh.samples].slice(-MOST_SAMPLES);
+    health = fresh.health;
     tellClients({ oneAddress: fresh.generation });
     showAccess(null);
   } catch (error) {
-    if (!(error instanceof Refused) || error.status === 0) throw error;
-    denied = !showAccess(error);
+    if (!(error instanceof Refused) || error.status === 0 || error.status >= 500) throw error;
+    denied = true;
+    showAccess(error);
     tellClients({ key: error.status === 401 ? true : undefined });
     stats = null;
     samples = [];
   }
+}
+
+async function askHealth() {
+  if (denied) health = (await ask("/health", { accept: [503] })).body;
+  tellClients({ embed: health.models?.embed, rerank: health.models?.rerank });
+}
+
+function showNumbers() {
   for (const id of ["numbers", "memory"]) byId(id).hidden = stats === null;
   byId("search").hidden = byId("clients").hidden = false;
   if (stats === null) return;
@@ -129,10 +130,11 @@ async function look() {
   clearTimeout(timer);
   let wait = EVERY_MS;
   try {
-    await askHealth();
     await askStats();
+    await askHealth();
     showStatus();
     showFacts();
+    showNumbers();
     await askModels();
   } catch (error) {
     wait = AFTER_FAILURE_MS;

@@ -5,6 +5,7 @@ import { byId, bytes, clock, el, milliseconds, number, say } from "./shared.js";
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 300;
 const HEIGHT = 80;
+const FEW = 40; // so few points are shown as dots as well: a single search has no line
 
 const PLOTS = [
   { id: "texts", title: "Texts per second", now: (s) => number(s.texts_per_second), format: number, lines: [["texts_per_second", "a", ""]] },
@@ -12,6 +13,7 @@ const PLOTS = [
   {
     id: "latency",
     title: "Search latency",
+    dots: true,
     format: milliseconds,
     lines: [["search_p50", "a", "p50"], ["search_p95", "b", "p95"]],
   },
@@ -51,6 +53,7 @@ export function setUpPlots() {
     const svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": plot.title });
     const legend = el("p", { class: "legend-line" });
     for (const [, colour, label] of plot.lines) if (label) legend.append(el("span", { class: `key ${colour}` }), label);
+    if (plot.id === "queue") legend.append(el("span", { class: "open" }));
     byId("plots").append(
       el("figure", { class: "card plot", id: `plot-${plot.id}` },
         el("figcaption", {}, el("h3", {}, plot.title), el("p", { class: "now" }, "–"), el("p", { class: "more muted" })),
@@ -81,8 +84,8 @@ export function drawPlots(samples, stats) {
     } else {
       now = last ? plot.now(last, stats.now) : "–";
       more = plot.id === "queue"
-        ? `${stats.now.lanes.interactive.queued_sequences} interactive, ${stats.now.lanes.bulk.queued_sequences} bulk, ` +
-          `${number(stats.now.queued_tokens)} tokens; ${stats.now.in_flight} requests open`
+        ? `${stats.now.lanes.interactive.queued_sequences} interactive, ${stats.now.lanes.bulk.queued_sequences} bulk; ` +
+          `${number(stats.now.queued_tokens)} tokens`
         : `highest ${plot.format(most)}`;
     }
     say(figure.querySelector(".now"), now);
@@ -100,9 +103,12 @@ export function drawPlots(samples, stats) {
       if (plot.lines.length === 1) {
         svg.append(shape("path", { class: `area ${colour}`, d: `${path}L${points.at(-1)[0].toFixed(1)} ${HEIGHT}L${points[0][0].toFixed(1)} ${HEIGHT}Z` }));
       }
-      svg.append(shape("path", { class: `line ${colour}`, d: path + (points.length === 1 ? "h0.01" : "") }));
+      svg.append(shape("path", { class: `line ${colour}`, d: path }));
+      if (plot.dots && points.length <= FEW) svg.append(shape("path", { class: `line dots ${colour}`, d: points.map(([px, py]) => `M${px.toFixed(1)} ${py.toFixed(1)}h0.01`).join("") }));
     }
   }
+  const open = stats.now.in_flight;
+  say(document.querySelector("#plot-queue .open"), `${open} request${open === 1 ? "" : "s"} open`);
   if (byId("table-details").open) drawTable(samples);
 }
 

@@ -3,6 +3,7 @@
 import { ask, byId, el, milliseconds, say } from "./shared.js";
 
 const MOST_TEXTS = 1000; // of one rerank request
+const SHOWN = 50;
 
 export function setUpSearch() {
   byId("search-form").addEventListener("submit", async (event) => {
@@ -58,9 +59,10 @@ function timingOf(response) {
 
 function show(texts, ranked, seconds, timing) {
   const inside = timing.map(([name, ms]) => `${name} ${milliseconds(ms / 1000)}`).join(", ");
-  say(byId("search-said"), `${ranked.length} texts ranked in ${milliseconds(seconds)}${inside ? `; on the server: ${inside}` : ""}.`);
+  say(byId("search-said"), `${ranked.length} texts ranked in ${milliseconds(seconds)}${inside ? `; on the server: ${inside}` : ""}.` +
+    (ranked.length > SHOWN ? ` The best ${SHOWN} are shown.` : ""));
   const most = Math.max(...ranked.map(([, score]) => Math.abs(score)), 1e-9);
-  byId("answers").replaceChildren(...ranked.slice(0, 50).map(([index, score]) => {
+  byId("answers").replaceChildren(...ranked.slice(0, SHOWN).map(([index, score]) => {
     const bar = el("span", { class: "fill" });
     bar.style.width = `${Math.max(0, (score / most) * 100)}%`;
     return el("li", {},

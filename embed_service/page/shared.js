@@ -101,7 +101,8 @@ export function showAccess(error) {
   byId("access").hidden = !denied && !key;
   byId("key-form").hidden = error?.status !== 401;
   byId("forget").hidden = !key;
-  if (denied) say(byId("access-sentence"), error.message);
+  if (error?.code === "missing_api_key") say(byId("access-sentence"), "This server wants an API key. Its owner makes one with qmdctl keys add.");
+  else if (denied) say(byId("access-sentence"), error.message);
   else if (key) say(byId("access-sentence"), "This tab uses an API key.");
   return !denied;
 }

@@ -11,7 +11,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from embed_service import __version__
 from embed_service.errors import BadRequest
 from embed_service.generation.kv_cache import KvCacheProbe
 from embed_service.models.spec import ModelSpec, Role
@@ -36,8 +35,9 @@ async def stats(request: Request) -> Response:
     probe: KvCacheProbe = state.kv_cache
     if probe.due:  # its answer is for the next request: nobody waits for another server here
         state.asking_kv_cache = asyncio.create_task(probe.ask())
-    engine, queue = service.engine_facts(), service.queue_facts()
-    bar = memory_bar(service.memory(), [os.getpid(), *([engine["pid"]] if engine["pid"] else [])], probe.last)
+    _, health = service.health()
+    engine = health["engine"]["pid"]
+    bar = memory_bar(service.memory(), [os.getpid(), *([engine] if engine else [])], probe.last)
     memory = bar and {
         "kind": bar.kind,
         "total_bytes": bar.total,
@@ -46,15 +46,12 @@ async def stats(request: Request) -> Response:
     }
     served = {role: found.spec for role in ROLES if (found := service.served(role))}
     body = {
-        "status": service.health()[1]["status"],
+        "health": health,
         "started_at": round(state.started_at, 3),
         "ready_since": service.ready_since(),
-        "version": __version__,
-        "fingerprint": service.fingerprint(),
         "models": {role: _facts(spec) for role, spec in served.items()},
-        "engine": engine,
         "generation": state.settings.generation_url is not None,
-        "now": {"in_flight": state.in_flight, **queue},
+        "now": {"in_flight": state.in_flight, **service.queue_facts()},
         "search_seconds": asdict(history.latency()),
         "memory": memory,
         "window": {"seconds": SAMPLES * INTERVAL_SECONDS, "interval_seconds": INTERVAL_SECONDS},

@@ -213,14 +213,6 @@ class Service:
         """What the engine said last of its memory (engine/memory.py); nothing while it is not ready."""
         return self._supervisor.state.memory if self._supervisor.ready.is_set() else {}
 
-    def engine_facts(self) -> dict[str, Any]:
-        """The engine now: pid, device, dtype, executor, attention, restarts, last_end."""
-        state = self._supervisor.state
-        return {
-            "pid": self._supervisor.pid, "device": state.device, "dtype": state.dtype, "executor": state.executor,
-            "attention": state.attention, "restarts": state.restarts, "last_end": state.last_end,
-        }  # fmt: skip
-
     def queue_facts(self) -> dict[str, Any]:
         """What waits: queued_tokens, the sequences of each lane, and the token budget of each role's next micro-batch."""
         budgets = self._supervisor.dispatcher.budgets

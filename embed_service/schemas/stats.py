@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from embed_service.schemas.service import Health
+
 __all__ = ["Stats"]
 
 
@@ -16,16 +18,6 @@ class ServedFacts(BaseModel):
     kind: str = Field(description="embedding, yes_no, classifier or cosine.")
     dimensions: int
     max_tokens: int
-
-
-class EngineFacts(BaseModel):
-    pid: int | None
-    device: str | None
-    dtype: str | None
-    executor: str | None
-    attention: str | None
-    restarts: int
-    last_end: str | None
 
 
 class LaneNow(BaseModel):
@@ -80,13 +72,10 @@ class Window(BaseModel):
 
 
 class Stats(BaseModel):
-    status: str = Field(description="As in /health.")
+    health: Health = Field(description="What /health answers, whatever its status.")
     started_at: float = Field(description="Start of the service, in seconds since 1970.")
     ready_since: float | None = Field(description="Since when the models answer; null while they do not.")
-    version: str
-    fingerprint: str | None
     models: dict[str, ServedFacts] = Field(description="embed and rerank, once their files are on disk.")
-    engine: EngineFacts
     generation: bool = Field(description="Whether completions are forwarded (GENERATION_URL).")
     now: Now
     search_seconds: SearchLatency
