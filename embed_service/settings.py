@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     allowed_hosts: Names = Field(
         (),
         description="Further host names under which browsers are answered, comma-separated: names, `*.example.com`, or `*` for all. "
-        "Known without it: addresses, names without a dot, *.ts.net, *.local, *.internal, *.home.arpa, this machine's name.",
+        "Known without it: addresses, names without a dot, `*.ts.net`, `*.local`, `*.internal`, `*.home.arpa`, this machine's name.",
     )
     generation_url: str | None = Field(None, description="OpenAI-compatible server to forward /v1/completions and /v1/chat/completions to.")
     generation_model: str | None = Field(None, description="Model name for GENERATION_URL; unset: the first that its /v1/models lists.")

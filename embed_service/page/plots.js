@@ -5,6 +5,7 @@ import { byId, bytes, clock, el, milliseconds, number, say } from "./shared.js";
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 300;
 const HEIGHT = 80;
+const GAP_SECONDS = 30;
 const FEW = 40; // so few points are shown as dots as well: a single search has no line
 
 const PLOTS = [
@@ -99,7 +100,9 @@ export function drawPlots(samples, stats) {
     for (const [field, colour] of plot.lines) {
       const points = samples.filter((s) => s[field] != null && x(s) >= 0).map((s) => [x(s), y(s[field])]);
       if (!points.length) continue;
-      const path = points.map(([px, py], n) => `${n ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("");
+      // A line joins what is near: over minutes without a search it would tell of times that nobody measured.
+      const near = (GAP_SECONDS / seconds) * WIDTH;
+      const path = points.map(([px, py], n) => `${n && px - points[n - 1][0] <= near ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("");
       if (plot.lines.length === 1) {
         svg.append(shape("path", { class: `area ${colour}`, d: `${path}L${points.at(-1)[0].toFixed(1)} ${HEIGHT}L${points[0][0].toFixed(1)} ${HEIGHT}Z` }));
       }
