@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from embed_service import __version__
 from embed_service.errors import NotFound
+from embed_service.routes.hosts import host_of
 from embed_service.routes.paths import ASSET_PATHS
 
 router = APIRouter()
@@ -36,11 +37,12 @@ POLICY = "; ".join(
 HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
 PAGE_HEADERS = {**HEADERS, "content-security-policy": POLICY, "x-frame-options": "DENY", "cache-control": "no-store"}
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 MEDIA = {"css": "text/css", "js": "text/javascript", "json": "application/json", "svg": "image/svg+xml"}
+WORDS = {"ok": "Ready", "loading": "Loading", "error": "Error", "paused": "Paused", "idle": "Idle"}
 STATES = {"ok": "Both models answer.", "paused": "Paused.", "idle": "Unloaded for idleness: the next request loads the models."}
 
 
@@ -48,13 +50,13 @@ STATES = {"ok": "Both models answer.", "paused": "Paused.", "idle": "Unloaded fo
 async def page(request: Request) -> Response:
     """What is served and how it is, readable without a script or a key; the script adds the numbers."""
     _, health = request.app.state.service.health()
-    return Response(render(health), 200, PAGE_HEADERS, "text/html")
+    return Response(render(health), 200, _page_headers(request), "text/html")
 
 
 @router.get("/docs")
 async def docs(request: Request) -> Response:
     """The reference that its script makes of /openapi.json."""
-    return Response(_file("docs.html")[0], 200, PAGE_HEADERS, "text/html")
+    return Response(_file("docs.html")[0], 200, _page_headers(request), "text/html")
 
 
 @router.get("/page/{name}", include_in_schema=False)
@@ -70,6 +72,14 @@ async def asset(request: Request, name: str) -> Response:
     return Response(content, 200, headers, MEDIA[name.rpartition(".")[2]])
 
 
+def _page_headers(request: Request) -> dict[str, str]:
+    """With Cross-Origin-Opener-Policy where a browser heeds it: over https and on loopback; elsewhere it only complains of it."""
+    https = request.headers.get("x-forwarded-proto") == "https"
+    if https or host_of(request.headers.get("host", "")) in LOOPBACK:
+        return {**PAGE_HEADERS, "cross-origin-opener-policy": "same-origin"}
+    return PAGE_HEADERS
+
+
 def render(health: dict[str, Any]) -> str:
     """The page for a body of /health."""
     state = str(health.get("status", "loading"))
@@ -83,7 +93,11 @@ def render(health: dict[str, Any]) -> str:
     }
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items() if value)
     return Template(_file("page.html")[0].decode()).substitute(
-        state=escape(state), sentence=escape(_sentence(state, health)), facts=rows, version=escape(__version__)
+        state=escape(state),
+        word=escape(WORDS.get(state, state)),
+        sentence=escape(_sentence(state, health)),
+        facts=rows,
+        version=escape(__version__),
     )
 
 

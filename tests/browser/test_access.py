@@ -105,6 +105,7 @@ def test_a_name_that_the_owner_allows_is_answered(locked: ServiceProcess, open_p
     watched = open_page(f"http://gpu.example.com:{locked.port}/")
     watched.wait_text("#state", "Ready")
     watched.wait_text("#access-sentence", "wants an API key")
+    assert [error for error in watched.errors if "401" not in error] == []
     refused = watched.page.goto(f"http://evil.example:{locked.port}/")
     assert refused is not None and refused.status == 421
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -186,6 +187,44 @@ def test_it_says_when_the_server_is_gone_and_comes_back(service: ServiceProcess,
     watched.page.unroute("**/stats**")
     watched.wait_text("#sentence", "Both models answer")
     assert watched.elsewhere == []
+
+
+STATES: list[tuple[dict[str, Any], str, str]] = [
+    ({"status": "paused", "phase": "paused"}, "Paused", "free for something else"),
+    ({"status": "idle", "phase": "idle"}, "Idle", "next request loads the models"),
+    ({"status": "loading", "phase": "unresponsive"}, "Loading", "the engine does not answer"),
+    (
+        {"status": "loading", "phase": "downloading", "progress": {"done_bytes": 0, "total_bytes": 0, "stalled": True}},
+        "Loading",
+        "check the network",
+    ),
+]
+GB = 10**9
+CARD = {"weights": 8 * GB, "service": GB, "kv_cache": 6 * GB, "other": 2 * GB, "free": 7 * GB}
+
+
+def test_words_for_every_state_and_every_memory(service: ServiceProcess, open_page: Open) -> None:
+    """As a service would answer that is paused, unloaded, hung or without a network, on a card beside vLLM."""
+    watched = filled(open_page(f"{service.url}/"))
+    real = httpx.get(f"{service.url}/stats").json()
+    parts = [{"name": name, "bytes": size} for name, size in CARD.items()]
+    real["memory"] = {"kind": "card", "total_bytes": 24 * GB, "parts": parts, "kv_cache_used": 0.25}
+    real["samples"] = []
+    answer: dict[str, Any] = {}
+    watched.page.route("**/stats**", lambda route: route.fulfill(json=answer))
+    for health, state, words in STATES:
+        answer = {**real, "health": {**real["health"], **health}}
+        watched.wait_text("#sentence", words)
+        assert watched.text("#state") == state
+    legend = watched.text("#memory-parts")
+    assert "vLLM’s KV cache" in legend and "6.0 GB, cache 25 % in use" in legend
+    assert "GPU’s own memory. 24.0 GB in all" in watched.text("#memory-kind")
+    widths = watched.page.locator("#memory-bar .part").evaluate_all("parts => parts.map(part => part.getBoundingClientRect().width)")
+    assert widths[0] / sum(widths) == pytest.approx(8 / 24, abs=0.01)
+    watched.shot("card")
+    answer = {**real, "memory": None}
+    watched.wait_text("#memory-kind", "does not tell")
+    well(watched)
 
 
 def test_another_process_starts_the_plots_anew(service: ServiceProcess, open_page: Open) -> None:

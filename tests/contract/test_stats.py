@@ -93,6 +93,10 @@ def test_pages_let_nothing_in_from_elsewhere(client: httpx.Client, path: str) ->
         "cross-origin-resource-policy": "same-origin", "cache-control": "no-store",
     }.items():  # fmt: skip
         assert answer.headers[name] == value
+    assert (
+        client.get(path, headers={"Host": "gpu.local", "X-Forwarded-Proto": "https"}).headers["cross-origin-opener-policy"] == "same-origin"
+    )
+    assert "cross-origin-opener-policy" not in client.get(path, headers={"Host": "gpu.local"}).headers
     assert "http" not in answer.text.replace("http-equiv", ""), "an address of somewhere else"
     assert "style=" not in answer.text and "<style" not in answer.text and "onclick" not in answer.text
 
