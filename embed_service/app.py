@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,15 +16,18 @@ from embed_service import __version__
 from embed_service.control import chosen
 from embed_service.control.operations import Operations
 from embed_service.control.server import ControlServer
-from embed_service.routes import embeddings, generation, health, metrics, models, openapi, page, rerank, score, tokenize
+from embed_service.generation.kv_cache import KvCacheProbe
+from embed_service.routes import embeddings, generation, health, metrics, models, openapi, page, rerank, score, stats, tokenize
 from embed_service.routes.auth import AuthMiddleware
 from embed_service.routes.errors import ErrorMiddleware, http_exception
 from embed_service.routes.gate import GateMiddleware
+from embed_service.routes.hosts import HostMiddleware, KnownHosts
 from embed_service.routes.observe import ObserveMiddleware
 from embed_service.routes.paths import PathMiddleware
 from embed_service.routes.peers import TrustedPeers
 from embed_service.scheduler.service import Service
 from embed_service.settings import Settings
+from embed_service.telemetry.history import History
 from embed_service.text.pool import TokenizerPool
 
 __all__ = ["create_app"]
@@ -31,8 +35,9 @@ __all__ = ["create_app"]
 
 def create_app(settings: Settings) -> FastAPI:
     """The application. Its lifespan starts and stops the service; `app.state` has settings, service, operations, pool, peers, forwarder,
-    in_flight, draining and drained (see routes/gate.py)."""
+    history, kv_cache, in_flight, draining and drained (see routes/gate.py)."""
     peers = TrustedPeers(settings.trusted_sidecars)
+    history = History()
     app = FastAPI(
         title="QMD embed service",
         version=__version__,
@@ -43,14 +48,15 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
         exception_handlers={HTTPException: http_exception},
         middleware=[  # outermost first
-            Middleware(ObserveMiddleware),
+            Middleware(ObserveMiddleware, history=history),
             Middleware(ErrorMiddleware),
             Middleware(PathMiddleware),
+            Middleware(HostMiddleware, known=KnownHosts(settings.allowed_hosts), peers=peers),
             Middleware(AuthMiddleware, settings=settings, peers=peers),
             Middleware(GateMiddleware),
         ],
     )
-    for room in (embeddings, rerank, score, tokenize, generation, models, health, metrics, openapi, page):
+    for room in (embeddings, rerank, score, tokenize, generation, models, health, metrics, stats, openapi, page):
         app.include_router(room.router)
     state = app.state
     state.settings = settings
@@ -60,7 +66,10 @@ def create_app(settings: Settings) -> FastAPI:
     state.pool = TokenizerPool(settings.tokenizer_threads)
     state.tokenize_pool = TokenizerPool(1)  # of POST /tokenize, whose texts have no limit: a search never waits behind one
     state.forwarder = None
-    state.created = int(time.time())
+    state.history = history
+    state.kv_cache = KvCacheProbe(settings.generation_url)
+    state.started_at = time.time()
+    state.created = int(state.started_at)
     state.in_flight = 0
     state.draining = asyncio.Event()
     state.drained = asyncio.Event()
@@ -71,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     await state.service.start()
+    sampling = asyncio.create_task(state.history.run())
     idle = asyncio.create_task(state.operations.unload_when_unused(state.settings.idle_unload_minutes * 60))
     control = ControlServer(state.settings.control_socket, state.operations) if state.settings.control_socket else None
     if control is not None:
@@ -78,7 +88,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        idle.cancel()
+        for task in (idle, sampling):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sampling
         if control is not None:
             await control.close()
         if state.forwarder is not None:

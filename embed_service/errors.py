@@ -8,6 +8,7 @@ ServiceError            answered to a client as {"error": {message, type, param,
 ├── MethodNotAllowed    405
 ├── BodyTooLarge        413
 ├── UnsupportedMedia    415
+├── Misdirected         421
 ├── InternalError       500, with an id that the log has
 └── Unavailable         503, with Retry-After
 ModelError              a model that cannot be served: code, one sentence with the fix
@@ -24,6 +25,7 @@ __all__ = [
     "Forbidden",
     "InternalError",
     "MethodNotAllowed",
+    "Misdirected",
     "ModelError",
     "NotFound",
     "ServiceError",
@@ -96,6 +98,13 @@ class BodyTooLarge(ServiceError):
 class UnsupportedMedia(ServiceError):
     status = 415
     type = "invalid_request_error"
+
+
+class Misdirected(ServiceError):
+    """A browser asked under a host name that is not this server's (RFC 9110, 15.5.20)."""
+
+    status = 421
+    type = "permission_error"
 
 
 class InternalError(ServiceError):

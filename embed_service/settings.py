@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -15,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from embed_service.errors import SettingsError
 
 SOCKET_PATH_BYTES = 103  # macOS; Linux has 107
+HOST_PATTERN = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment
 
 
@@ -117,6 +119,11 @@ class Settings(BaseSettings):
     metrics_clients: Names = Field(
         (), description="Addresses, networks or host names that read /metrics without a key or a capability, comma-separated."
     )
+    allowed_hosts: Names = Field(
+        (),
+        description="Further host names under which browsers are answered, comma-separated: names, `*.example.com`, or `*` for all. "
+        "Known without it: addresses, names without a dot, `*.ts.net`, `*.local`, `*.internal`, `*.home.arpa`, this machine's name.",
+    )
     generation_url: str | None = Field(None, description="OpenAI-compatible server to forward /v1/completions and /v1/chat/completions to.")
     generation_model: str | None = Field(None, description="Model name for GENERATION_URL; unset: the first that its /v1/models lists.")
     generation_api_key_file: str | None = Field(None, description="File with the bearer key for GENERATION_URL.")
@@ -128,7 +135,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["json", "console"] = Field("json", description="`json`: one object per line; `console`: for people.")
 
-    @field_validator("embed_model_aliases", "rerank_model_aliases", "trusted_sidecars", "metrics_clients", mode="before")
+    @field_validator("embed_model_aliases", "rerank_model_aliases", "trusted_sidecars", "metrics_clients", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -147,6 +154,14 @@ class Settings(BaseSettings):
             raise ValueError("must be an absolute path")
         if value is not None and len(os.fsencode(value)) > SOCKET_PATH_BYTES:
             raise ValueError(f"must have at most {SOCKET_PATH_BYTES} bytes, which is all that a Unix socket's address holds")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not HOST_PATTERN.fullmatch(name):
+                raise ValueError(f"{name!r} is no host name: write names without scheme, port and path, *.example.com, or * for all")
         return value
 
     @field_validator("generation_url")

@@ -36,6 +36,7 @@ class Executor(Protocol):
     """Owns the loaded models of both roles."""
 
     name: str  # "packed", "sentence-transformers", …
+    weights_bytes: int  # of all loaded models
 
     @property
     def shares_prefixes(self) -> bool:
@@ -57,6 +58,7 @@ class ByRole:
     def __init__(self, executors: Mapping[Role, Executor], name: str) -> None:
         self._executors = executors
         self.name = name
+        self.weights_bytes = sum({id(executor): executor.weights_bytes for executor in executors.values()}.values())
 
     @property
     def shares_prefixes(self) -> bool:

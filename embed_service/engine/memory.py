@@ -1,8 +1,10 @@
-"""Telling out-of-memory from other errors, and giving cached memory back."""
+"""Telling out-of-memory from other errors, giving cached memory back, and saying how much of it the engine holds."""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -41,6 +43,45 @@ def free_cache(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def device_memory_bytes(device: str) -> int | None:
-    """Memory that this process holds on a CUDA device, None elsewhere."""
-    return int(torch.cuda.memory_reserved()) if device == "cuda" else None
+def weights_bytes(models: Iterable[object]) -> int:
+    """Bytes of every tensor that loaded models hold, each once."""
+    found = {id(tensor): tensor for model in models for tensor in _tensors(model)}
+    return sum(tensor.numel() * tensor.element_size() for tensor in found.values())
+
+
+def _tensors(holder: object) -> Iterator[torch.Tensor]:
+    """Tensors of an object of the engine's own, of the modules in it, and of what oneDNN laid out, which is no parameter."""
+    if isinstance(holder, torch.Tensor):
+        yield holder
+    elif isinstance(holder, torch.nn.Module):
+        yield from holder.parameters()
+        yield from holder.buffers()
+        for module in holder.modules():
+            yield from (value for value in vars(module).values() if isinstance(value, torch.Tensor))
+    elif type(holder).__module__.startswith("embed_service."):
+        for value in vars(holder).values():
+            yield from _tensors(value)
+
+
+@dataclass(frozen=True)
+class MemoryMeter:
+    """What the engine says of its memory. `device`: cpu, cuda or mps; `weights`: bytes of the loaded models."""
+
+    device: str
+    weights: int
+
+    def read(self) -> dict[str, int | bool]:
+        """Bytes: `weights`; on CUDA also `reserved` (by torch's allocator, weights included), `free` and `total` of the device.
+
+        `unified` is true where the device's memory is the machine's.
+        """
+        if self.device != "cuda":
+            return {"weights": self.weights, "unified": self.device == "mps"}
+        free, total = torch.cuda.mem_get_info()
+        return {
+            "weights": self.weights,
+            "reserved": torch.cuda.memory_reserved(),
+            "free": free,
+            "total": total,
+            "unified": bool(torch.cuda.get_device_properties().is_integrated),
+        }

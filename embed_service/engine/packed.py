@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from embed_service.engine.executor import Prepared, Result
 from embed_service.engine.heads import PackedModel
-from embed_service.engine.memory import DOES_NOT_FIT, free_cache, is_out_of_memory
+from embed_service.engine.memory import DOES_NOT_FIT, free_cache, is_out_of_memory, weights_bytes
 from embed_service.engine.pack import Pack, make_pack
 from embed_service.engine.prefixes import Prefix, Prefixes
 from embed_service.engine.sequences import Sequences
@@ -42,6 +42,7 @@ class PackedExecutor:
 
     def __init__(self, models: Mapping[Role, PackedModel], device: str, pack_rows: int, pack_tokens: int) -> None:
         self._models = models
+        self.weights_bytes = weights_bytes(models.values())
         self._device = torch.device(device)
         self._pack_rows, self._pack_tokens = pack_rows, pack_tokens
         self._prefixes: dict[Role, Prefixes] = {role: Prefixes() for role in models}

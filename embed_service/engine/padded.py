@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from embed_service.engine.executor import Prepared, Result
-from embed_service.engine.memory import DOES_NOT_FIT, free_cache, is_out_of_memory
+from embed_service.engine.memory import DOES_NOT_FIT, free_cache, is_out_of_memory, weights_bytes
 from embed_service.engine.sequences import Sequences
 from embed_service.engine.sub_batches import Limits, plan
 from embed_service.models.spec import ModelSpec, Role
@@ -42,6 +42,7 @@ class PaddedExecutor:
 
     def __init__(self, models: Mapping[Role, PaddedModel], device: str, limits: Limits) -> None:
         self._models = models
+        self.weights_bytes = weights_bytes(models.values())
         self._device = torch.device(device)
         self._limits = limits
 

@@ -28,8 +28,10 @@ from embed_service.telemetry import logs
 
 if TYPE_CHECKING:  # torch takes seconds to import: a thread does it while files are downloaded
     from embed_service.engine.device import Device
+    from embed_service.engine.memory import MemoryMeter
 
 HEARTBEAT_SECONDS = 1.0
+MEMORY_SECONDS = 2.0  # between two looks at the device's memory, which ride on results; canaries bring one every few seconds
 FAILED_STATUS = 3
 WARM_UP_TOKENS_CPU = 256
 
@@ -59,6 +61,8 @@ class EngineProcess:
         self._connection = connection
         self._outbox = Outbox(connection)
         self._loaded: _Loaded | None = None
+        self._meter: MemoryMeter | None = None
+        self._measured = float("-inf")
 
     def run(self) -> NoReturn:
         """Ends the process: status 0 when asked or when the parent is gone, 3 after `failed`, 1 after an error while computing."""
@@ -152,8 +156,9 @@ class EngineProcess:
     def _send_ready(self, executor: Executor, device: Device) -> None:
         import torch
 
-        from embed_service.engine.memory import device_memory_bytes
+        from embed_service.engine.memory import MemoryMeter
 
+        self._meter = MemoryMeter(device.type, executor.weights_bytes)
         self._connection.send(
             {
                 "type": "ready",
@@ -163,9 +168,17 @@ class EngineProcess:
                 "executor": executor.name,
                 "shares_prefixes": executor.shares_prefixes,
                 "attention": device.attention,
-                "memory_bytes": device_memory_bytes(device.type),
+                **self._memory(),
             }
         )
+
+    def _memory(self) -> Header:
+        """The field `memory`, at most every MEMORY_SECONDS."""
+        now = time.monotonic()
+        if self._meter is None or now - self._measured < MEMORY_SECONDS:
+            return {}
+        self._measured = now
+        return {"memory": self._meter.read()}
 
     # Computing
 
@@ -195,6 +208,7 @@ class EngineProcess:
                 "padded_tokens": result.padded_tokens,
                 "oom_splits": result.oom_splits,
                 "failed": {str(index): sentence for index, sentence in result.failed.items()},
+                **self._memory(),
             },
             rows.tobytes(),
         )

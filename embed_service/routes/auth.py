@@ -1,4 +1,4 @@
-"""Who is let in: API keys (401) and the Tailscale capability (403), on every path but /health, /livez and the page.
+"""Who is let in: API keys (401) and the Tailscale capability (403), on every path but /health, /livez and the pages for people.
 
 METRICS_CLIENTS have /metrics without either.
 
@@ -23,13 +23,14 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from embed_service.errors import Forbidden, Unauthorized
+from embed_service.routes.paths import ASSET_PATHS
 from embed_service.routes.peers import TrustedPeers
 from embed_service.settings import Settings
 from embed_service.telemetry.logs import get_logger
 
 __all__ = ["OPEN_PATHS", "ApiKeys", "AuthMiddleware"]
 
-OPEN_PATHS = frozenset({"/health", "/livez", "/"})
+OPEN_PATHS = frozenset({"/health", "/livez", "/", "/docs"}) | ASSET_PATHS  # the pages' own files hold nothing of this server
 UNREADABLE = (-1,)
 SETTLED_SECONDS = 2.0
 log = get_logger()

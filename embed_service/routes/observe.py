@@ -11,18 +11,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embed_service.routes.record import RequestRecord
 from embed_service.telemetry import metrics
+from embed_service.telemetry.history import History
 from embed_service.telemetry.logs import get_logger
 
 __all__ = ["ObserveMiddleware"]
 
 SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-QUIET = frozenset({"/health", "/livez", "/metrics"})  # probes ask every few seconds
+QUIET = frozenset({"/health", "/livez", "/metrics", "/stats"})  # probes and the page ask every few seconds
 log = get_logger()
 
 
 class ObserveMiddleware:
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, history: History) -> None:
         self.app = app
+        self._history = history
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,6 +46,8 @@ class ObserveMiddleware:
         finally:
             structlog.contextvars.unbind_contextvars("request_id")
             _count(record)
+            if record.lane == "interactive" and record.route in metrics.COMPUTE_ROUTES and record.status == 200:
+                self._history.searched(record.seconds)
 
 
 def _count(record: RequestRecord) -> None:

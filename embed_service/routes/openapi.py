@@ -25,6 +25,7 @@ from embed_service.schemas.generation import ChatCompletionRequest, CompletionRe
 from embed_service.schemas.rerank import RerankRequest, RerankResponse, TeiRank
 from embed_service.schemas.score import ScoreRequest, ScoreResponse
 from embed_service.schemas.service import ErrorResponse, Health, Live, Models, Version
+from embed_service.schemas.stats import Stats
 from embed_service.schemas.tokenize import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
 __all__ = ["OPERATIONS", "build", "router"]
@@ -35,16 +36,18 @@ Schema = type[BaseModel]
 REASONS = {
     400: "A value or the JSON is wrong; `param` names the field.",
     401: "An API key is missing or unknown.",
-    403: "The Tailscale capability is missing, or the request came from the internet through Tailscale Funnel.",
+    403: "The Tailscale capability is missing, the request came through Tailscale Funnel, or a page of another site sent it.",
     404: "Nothing is at this path, or what it needs is not configured.",
     405: "The path takes another method; `Allow` names it.",
     413: "The body is larger than MAX_BODY_MIB.",
     415: "The body is not JSON, or is compressed.",
+    421: "A browser asked under a host name that is not this server's; ALLOWED_HOSTS adds names.",
     500: "A failure with an id that the log has.",
     503: "Loading, restarting or overloaded: come again after `Retry-After` seconds.",
 }
-POST_ERRORS = (400, 401, 403, 405, 413, 415, 500, 503)
-GET_ERRORS = (401, 403, 405, 500)
+POST_ERRORS = (400, 401, 403, 405, 413, 415, 421, 500, 503)
+GET_ERRORS = (401, 403, 405, 421, 500)
+OPEN_ERRORS = (403, 405, 421, 500)
 COMPUTE_HEADERS = {
     "x-model": "The served model.",
     "x-embedding-fingerprint": "Changes with all that decides which vector a text gets.",
@@ -67,6 +70,8 @@ class Operation:
     aliases: tuple[str, ...] = ()
     unavailable: Schema = ErrorResponse
     lane: bool = False
+    after: bool = False
+    example: dict[str, Any] | None = None  # a request
 
     @property
     def method(self) -> str:
@@ -74,7 +79,15 @@ class Operation:
 
 
 OPERATIONS = (
-    Operation("/v1/embeddings", "Embed texts", EmbeddingsRequest, (EmbeddingsResponse,), headers=tuple(COMPUTE_HEADERS), lane=True),
+    Operation(
+        "/v1/embeddings",
+        "Embed texts",
+        EmbeddingsRequest,
+        (EmbeddingsResponse,),
+        headers=tuple(COMPUTE_HEADERS),
+        lane=True,
+        example={"input": ["first note", "second note"]},
+    ),
     Operation(
         "/v1/rerank",
         "Rank documents by their relevance to a query; a body with `texts` gets TEI's bare array",
@@ -84,17 +97,30 @@ OPERATIONS = (
         headers=tuple(COMPUTE_HEADERS),
         aliases=("/rerank", "/v2/rerank", "/v1/reranks", "/reranks", "/v1/re-rank"),
         lane=True,
+        example={"query": "renew a passport", "documents": ["Tomatoes want sun.", "Passports are renewed at the town hall."]},
     ),
     Operation(
-        "/v1/score", "Score pairs of texts", ScoreRequest, (ScoreResponse,), headers=tuple(COMPUTE_HEADERS), aliases=("/score",), lane=True
+        "/v1/score",
+        "Score pairs of texts",
+        ScoreRequest,
+        (ScoreResponse,),
+        headers=tuple(COMPUTE_HEADERS),
+        aliases=("/score",),
+        lane=True,
+        example={"text_1": "renew a passport", "text_2": ["Tomatoes want sun.", "Passports are renewed at the town hall."]},
     ),
-    Operation("/tokenize", "Token ids of a text", TokenizeRequest, (TokenizeResponse,), headers=("x-model",)),
-    Operation("/detokenize", "Text of token ids", DetokenizeRequest, (DetokenizeResponse,), headers=("x-model",)),
+    Operation(
+        "/tokenize", "Token ids of a text", TokenizeRequest, (TokenizeResponse,), headers=("x-model",), example={"input": "first note"}
+    ),
+    Operation(
+        "/detokenize", "Text of token ids", DetokenizeRequest, (DetokenizeResponse,), headers=("x-model",), example={"tokens": [2034, 3602]}
+    ),
     Operation(
         "/v1/completions",
         "Complete a prompt (forwarded to GENERATION_URL)",
         CompletionRequest,
         headers=("x-model", "x-dropped-fields"),
+        example={"prompt": "Paris is", "max_tokens": 16},
         errors=(*POST_ERRORS, 404),
     ),
     Operation(
@@ -102,15 +128,18 @@ OPERATIONS = (
         "Answer a chat (forwarded to GENERATION_URL)",
         ChatCompletionRequest,
         headers=("x-model", "x-dropped-fields"),
+        example={"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16},
         errors=(*POST_ERRORS, 404),
     ),
     Operation("/v1/models", "Models and their aliases", answers=(Models,), errors=GET_ERRORS),
-    Operation("/health", "Whether the models answer", answers=(Health,), errors=(403, 405, 500, 503), unavailable=Health),
-    Operation("/livez", "Whether the process listens", answers=(Live,), errors=(403, 405, 500)),
+    Operation("/health", "Whether the models answer", answers=(Health,), errors=(*OPEN_ERRORS, 503), unavailable=Health),
+    Operation("/livez", "Whether the process listens", answers=(Live,), errors=OPEN_ERRORS),
     Operation("/version", "Version of the service", answers=(Version,), errors=GET_ERRORS),
     Operation("/metrics", "Metrics in Prometheus' text format", media="text/plain", errors=GET_ERRORS),
+    Operation("/stats", "The numbers of the last minutes, which the page draws", answers=(Stats,), errors=(400, *GET_ERRORS), after=True),
     Operation("/openapi.json", "This document", errors=GET_ERRORS),
-    Operation("/", "A page for people", media="text/html", errors=(403, 405, 500)),
+    Operation("/docs", "This document for people", media="text/html", errors=OPEN_ERRORS),
+    Operation("/", "A page for people: what is served, its numbers, a search to try", media="text/html", errors=OPEN_ERRORS),
 )
 
 
@@ -174,8 +203,15 @@ def _operation(operation: Operation, path: str) -> dict[str, Any]:
         lanes = {"type": "string", "enum": ["interactive", "bulk"]}
         said = "The lane, where the server should not choose by size."
         described["parameters"] = [{"name": "x-lane", "in": "header", "required": False, "description": said, "schema": lanes}]
+    if operation.after:
+        identity = {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}
+        said = "The id of a sample: only later ones are told."
+        described["parameters"] = [{"name": "after", "in": "query", "required": False, "description": said, "schema": identity}]
     if operation.request:
-        described["requestBody"] = {"required": True, "content": _content("application/json", _ref(operation.request))}
+        content = _content("application/json", _ref(operation.request))
+        if operation.example:
+            content["application/json"]["example"] = operation.example
+        described["requestBody"] = {"required": True, "content": content}
     return described
 
 

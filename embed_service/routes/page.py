@@ -1,10 +1,12 @@
-"""GET /: a page for people."""
+"""GET / and /docs: pages for people, and the files they are made of. Nothing comes from elsewhere, and no script from a string."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
+from functools import cache
 from html import escape
+from importlib.resources import files
+from string import Template
 from typing import Any
 
 from fastapi import APIRouter
@@ -12,56 +14,102 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from embed_service import __version__
+from embed_service.errors import NotFound
+from embed_service.routes.hosts import host_of
+from embed_service.routes.paths import ASSET_PATHS
 
 router = APIRouter()
 
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}"
-    "th{text-align:left;font-weight:600;padding-right:1.5rem;vertical-align:top}td{overflow-wrap:anywhere}"
-    ".ok{color:#0a6b2d}.loading{color:#7a5200}.error{color:#a4161a}a{color:#0b57d0}"
-    "@media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#161616}a{color:#8ab4f8}"
-    ".ok{color:#6fd08c}.loading{color:#f0c060}.error{color:#ff8a80}}"
-)
-POLICY = (
-    f"default-src 'none'; style-src 'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
 )
 HEADERS = {
-    "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
+    "cross-origin-resource-policy": "same-origin",
 }
-LINKS = ("/health", "/v1/models", "/metrics", "/openapi.json")
+PAGE_HEADERS = {**HEADERS, "content-security-policy": POLICY, "x-frame-options": "DENY", "cache-control": "no-store"}
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+MEDIA = {"css": "text/css", "js": "text/javascript", "json": "application/json", "svg": "image/svg+xml"}
+WORDS = {"ok": "Ready", "loading": "Loading", "error": "Error", "paused": "Paused", "idle": "Idle"}
+STATES = {"ok": "Both models answer.", "paused": "Paused.", "idle": "Unloaded for idleness: the next request loads the models."}
 
 
 @router.get("/")
 async def page(request: Request) -> Response:
-    """What is served and how it is, readable without a client or a key."""
+    """What is served and how it is, readable without a script or a key; the script adds the numbers."""
     _, health = request.app.state.service.health()
-    return Response(render(health), 200, HEADERS, "text/html")
+    return Response(render(health), 200, _page_headers(request), "text/html")
+
+
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    """The reference that its script makes of /openapi.json."""
+    return Response(_file("docs.html")[0], 200, _page_headers(request), "text/html")
+
+
+@router.get("/page/{name}", include_in_schema=False)
+async def asset(request: Request, name: str) -> Response:
+    """A file of the pages. Raises NotFound."""
+    path = f"/page/{name}"
+    if path not in ASSET_PATHS:
+        raise NotFound(f"There is nothing at {path[:200]}.", code="not_found")
+    content, tag = _file(name)
+    headers = {**HEADERS, "etag": tag, "cache-control": "no-cache"}  # an upgraded service shows its own files at once
+    if request.headers.get("if-none-match") == tag:
+        return Response(None, 304, headers)
+    return Response(content, 200, headers, MEDIA[name.rpartition(".")[2]])
+
+
+def _page_headers(request: Request) -> dict[str, str]:
+    """With Cross-Origin-Opener-Policy where a browser heeds it: over https and on loopback; elsewhere it only complains of it."""
+    https = request.headers.get("x-forwarded-proto") == "https"
+    if https or host_of(request.headers.get("host", "")) in LOOPBACK:
+        return {**PAGE_HEADERS, "cross-origin-opener-policy": "same-origin"}
+    return PAGE_HEADERS
 
 
 def render(health: dict[str, Any]) -> str:
     """The page for a body of /health."""
-    status = str(health.get("status", "loading"))
+    state = str(health.get("status", "loading"))
     models = health.get("models") or {}
-    error = health.get("error")
     facts = {
         "Embeddings": models.get("embed"),
         "Reranking": models.get("rerank"),
         "Device": health.get("device"),
-        "Phase": None if status == "ok" else health.get("phase"),
-        "Cause": error,
         "Embedding fingerprint": health.get("fingerprint"),
         "Version": __version__,
     }
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items() if value)
-    links = " · ".join(f'<a href="{link}">{link}</a>' for link in LINKS)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>QMD embed service</title>'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head><body>'
-        f'<h1>QMD embed service</h1><p>Status: <strong class="{escape(status)}">{escape(status)}</strong></p>'
-        f"<table>{rows}</table><p>{links}</p>"
-        "<p>POST /v1/embeddings and POST /v1/rerank answer QMD's remote clients; the base URL is this page's address.</p></body></html>"
+    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items() if value)
+    return Template(_file("page.html")[0].decode()).substitute(
+        state=escape(state),
+        word=escape(WORDS.get(state, state)),
+        sentence=escape(_sentence(state, health)),
+        facts=rows,
+        version=escape(__version__),
     )
+
+
+def _sentence(state: str, health: dict[str, Any]) -> str:
+    progress = health.get("progress") or {}
+    if state == "error":
+        return str(health.get("error") or "The models cannot be served.")
+    return STATES.get(state) or f"Not ready yet: {progress.get('text') or health.get('phase', 'starting')}. Requests wait meanwhile."
+
+
+@cache
+def _file(name: str) -> tuple[bytes, str]:
+    """The bytes of a file of `embed_service/page`, and its entity tag."""
+    content = (files("embed_service") / "page" / name).read_bytes()
+    return content, f'"{hashlib.sha256(content).hexdigest()[:20]}"'

@@ -12,11 +12,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from embed_service.routes.record import record_of
 
-__all__ = ["GET_PATHS", "POST_PATHS", "PathMiddleware", "canonical"]
+__all__ = ["ASSET_PATHS", "GET_PATHS", "POST_PATHS", "PathMiddleware", "canonical"]
 
-GET_PATHS = frozenset({"/", "/health", "/livez", "/version", "/metrics", "/openapi.json", "/v1/models"})
+GET_PATHS = frozenset({"/", "/health", "/livez", "/version", "/metrics", "/stats", "/openapi.json", "/docs", "/v1/models"})
 POST_PATHS = frozenset({"/v1/embeddings", "/v1/rerank", "/v1/score", "/tokenize", "/detokenize", "/v1/completions", "/v1/chat/completions"})
-PATHS = GET_PATHS | POST_PATHS
+ASSETS = ("page.css", "page.js", "plots.js", "search.js", "clients.js", "clients.json", "shared.js", "docs.js", "icon.svg")
+ASSET_PATHS = frozenset(f"/page/{name}" for name in ASSETS)  # of the pages for people; counted as "other"
+PATHS = GET_PATHS | POST_PATHS | ASSET_PATHS
+GETS = GET_PATHS | ASSET_PATHS
 RERANK = frozenset({"/rerank", "/reranks", "/re-rank"})
 
 
@@ -47,6 +50,6 @@ class PathMiddleware:
             path = canonical(scope["path"])
             if path in PATHS:
                 record_of(scope).route = path
-                method = "GET" if scope["method"] == "HEAD" and path in GET_PATHS else scope["method"]
+                method = "GET" if scope["method"] == "HEAD" and path in GETS else scope["method"]
                 scope = {**scope, "path": path, "raw_path": path.encode(), "method": method}
         await self.app(scope, receive, send)

@@ -56,6 +56,15 @@ class TrustedPeers:
                 return True  # without waiting for the others
         return False
 
+    async def is_a_sidecar(self, scope: Scope) -> bool:
+        """Whether the peer is one that TRUSTED_SIDECARS names, on another address than loopback, from which any program could come."""
+        client = scope.get("client")
+        try:
+            loopback = client is None or ipaddress.ip_address(client[0]).is_loopback
+        except ValueError:
+            return False
+        return not self._any_private and not loopback and await self.trusts(scope)
+
     async def _addresses(self, name: str, family: int) -> frozenset[Address]:
         """Where `name` is now; nowhere where that is not known within RESOLVE_SECONDS."""
         key = (name, family)

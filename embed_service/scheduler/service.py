@@ -243,6 +243,23 @@ class Service:
         """Status (200 or 503) and body of GET /health."""
         return health_body(self.settings, self._supervisor, self._fingerprint, self._started)
 
+    def ready_since(self) -> float | None:
+        """Since when requests are computed without a break, in seconds since 1970; None while they are not."""
+        return self._supervisor.state.ready_at if self._supervisor.ready.is_set() else None
+
+    def memory(self) -> dict[str, int]:
+        """What the engine said last of its memory (engine/memory.py); nothing while it is not ready."""
+        return self._supervisor.state.memory if self._supervisor.ready.is_set() else {}
+
+    def queue_facts(self) -> dict[str, Any]:
+        """What waits: queued_tokens, the sequences of each lane, and the token budget of each role's next micro-batch."""
+        budgets = self._supervisor.dispatcher.budgets
+        return {
+            "queued_tokens": self._lanes.queued_tokens,
+            "lanes": {lane: {"queued_sequences": count} for lane, count in self._lanes.queued_sequences.items()},
+            "token_budget": {role: budget.tokens for role, budget in budgets.items()},
+        }
+
     def model_info(self) -> dict[str, str]:
         """Labels of the metric `embed_model_info`."""
         state = self._supervisor.state

@@ -50,6 +50,8 @@ class EngineState:
     shares_prefixes: bool = False
     restarts: int = 0
     last_end: str | None = None
+    ready_at: float | None = None  # seconds since 1970
+    memory: dict[str, int] = field(default_factory=dict)  # see engine/memory.py; the last that was said
 
     @property
     def interrupted(self) -> bool:
@@ -236,6 +238,7 @@ class Supervisor:
     def _on_message(self, header: Header, body: bytes) -> None:
         self._heartbeat = time.monotonic()
         kind = header["type"]
+        self.state.memory = header.get("memory", self.state.memory)
         if kind == "started":
             self.dispatcher.on_started(header)
         elif kind == "result":
@@ -291,7 +294,7 @@ class Supervisor:
         served = {r for r, spec in self._models.items() if spec.kind != "cosine"}
         well = self._kill_cause is None and not self._refused
         if not self.ready.is_set() and well and served <= set(self._canary_passed):
-            self.state.phase, self.state.error = "ready", None
+            self.state.phase, self.state.error, self.state.ready_at = "ready", None, time.time()
             self.ready.set()
             self.dispatcher.open()
             log.info("ready", device=self.state.device, dtype=self.state.dtype, executor=self.state.executor)

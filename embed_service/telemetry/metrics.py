@@ -18,10 +18,10 @@ PlatformCollector(registry=REGISTRY)
 
 ROUTES = (
     "/v1/embeddings", "/v1/rerank", "/v1/score", "/tokenize", "/detokenize", "/v1/models", "/v1/completions", "/v1/chat/completions",
-    "/health", "/livez", "/version", "/metrics", "/openapi.json", "/", "other",
+    "/health", "/livez", "/version", "/metrics", "/stats", "/openapi.json", "/docs", "/", "other",
 )  # fmt: skip
 COMPUTE_ROUTES = ("/v1/embeddings", "/v1/rerank", "/v1/score")
-STATUSES = ("200", "400", "401", "403", "404", "405", "413", "415", "499", "500", "503")  # 499: the client left
+STATUSES = ("200", "400", "401", "403", "404", "405", "413", "415", "421", "499", "500", "503")  # 499: the client left
 ROLES = ("embed", "rerank")
 LANES = ("interactive", "bulk")
 UNLOADED_CAUSES = ("paused", "idle")

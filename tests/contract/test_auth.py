@@ -67,7 +67,8 @@ def test_anything_else_is_401(visitor: httpx.Client, value: str) -> None:
 CLOSED = [
     ("POST", "/v1/embeddings"), ("POST", "/embeddings/"), ("POST", "/rerank"), ("POST", "/v1/v1/rerank"), ("POST", "/v2/rerank"),
     ("POST", "/reranks"), ("POST", "/v1/score"), ("POST", "/tokenize"), ("POST", "/detokenize"), ("GET", "/v1/models"), ("GET", "/models"),
-    ("GET", "/version"), ("GET", "/metrics"), ("GET", "/metrics/"), ("GET", "/openapi.json"), ("POST", "/v1/completions"),
+    ("GET", "/version"), ("GET", "/metrics"), ("GET", "/metrics/"), ("GET", "/openapi.json"), ("GET", "/stats"), ("GET", "/stats/?after=1"),
+    ("POST", "/v1/completions"),
     ("POST", "/v1/chat/completions"), ("GET", "/v1/embeddings"), ("GET", "/no-such-path"), ("GET",
     "/health/../metrics"), ("GET", "//metrics"),
 ]  # fmt: skip
@@ -79,8 +80,8 @@ def test_every_other_path_is_closed(visitor: httpx.Client, method: str, path: st
     assert_error(visitor.request(method, url, json=REQUEST if method == "POST" else None), 401)
 
 
-@pytest.mark.parametrize("path", ["/health", "/health/", "/livez", "/"])
-def test_health_livez_and_the_page_are_open(visitor: httpx.Client, path: str) -> None:
+@pytest.mark.parametrize("path", ["/health", "/health/", "/livez", "/", "/docs", "/page/page.css", "/page/page.js", "/page/clients.json"])
+def test_health_livez_and_the_pages_are_open(visitor: httpx.Client, path: str) -> None:
     assert visitor.get(path).status_code == 200
 
 
@@ -188,7 +189,16 @@ def test_a_name_that_only_looks_like_it_is_another_header(gated: ServiceProcess,
 
 
 FUNNEL = {"Tailscale-Funnel-Request": "?1"}
-EVERY_PATH = [*CLOSED, ("GET", "/health"), ("GET", "/health/"), ("HEAD", "/health"), ("GET", "/livez"), ("GET", "/")]
+EVERY_PATH = [
+    *CLOSED,
+    ("GET", "/health"),
+    ("GET", "/health/"),
+    ("HEAD", "/health"),
+    ("GET", "/livez"),
+    ("GET", "/"),
+    ("GET", "/docs"),
+    ("GET", "/page/page.js"),
+]
 
 
 @pytest.mark.parametrize(("method", "path"), EVERY_PATH)

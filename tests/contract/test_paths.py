@@ -27,7 +27,7 @@ POSTS: list[tuple[str, dict[str, Any], str]] = [
     *((p, TEXT, "tokens") for p in ("/tokenize", "/v1/tokenize", "/v1/v1/tokenize")),
     *((p, TOKENS, "prompt") for p in ("/detokenize", "/v1/detokenize", "/v1/v1/detokenize")),
 ]  # fmt: skip
-GETS = ["/v1/models", "/models", "/v1/v1/models", "/health", "/livez", "/version", "/metrics", "/openapi.json"]
+GETS = ["/v1/models", "/models", "/v1/v1/models", "/health", "/livez", "/version", "/metrics", "/stats", "/openapi.json", "/docs"]
 
 
 @pytest.mark.parametrize("slash", ["", "/"], ids=["bare", "slash"])

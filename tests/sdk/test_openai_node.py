@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.support.node import FOLDER, node_package
 from tests.support.require import require
 from tests.support.service import ServiceProcess
 from tests.support.texts import LONE_HIGH, prose
 from tests.support.wire import close, embed
 
-FOLDER = Path(__file__).resolve().parents[1] / "node"
 TEXTS = ["one note", prose(90, 1), "", "caf\u00e9 \u65e5\u672c\u8a9e", f"cut {LONE_HIGH}"]
 
 pytestmark = pytest.mark.node
@@ -25,12 +24,9 @@ pytestmark = pytest.mark.node
 @pytest.fixture(scope="module")
 def program() -> str:
     """`node`, with the packages of tests/node installed from its lock."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    require("node", node is not None and npm is not None, "Node.js and npm are not installed")
-    if not (FOLDER / "node_modules" / "openai" / "package.json").exists():
-        command = [str(npm), "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-        done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=240, check=False)
-        require("node", done.returncode == 0, f"npm ci failed: {done.stderr[-500:]}")
+    node = shutil.which("node")
+    require("node", node is not None, "Node.js is not installed")
+    node_package("openai")
     return str(node)
 
 

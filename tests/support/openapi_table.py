@@ -83,6 +83,14 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/livez", "get"): Operation(statuses=frozenset({"200"})),
     ("/version", "get"): Operation(answer=frozenset({"version"}), statuses=READ.statuses),
     ("/metrics", "get"): READ,
+    ("/stats", "get"): Operation(
+        answer=frozenset(
+            {"health", "started_at", "ready_since", "models", "generation", "now", "search_seconds", "memory", "window", "samples"}
+        ),
+        statuses=READ.statuses | {"400", "421"},
+        items=("samples", frozenset({"id", "time", "texts_per_second", "tokens_per_second", "search_p50", "search_p95", "queued_tokens"})),
+    ),
+    ("/docs", "get"): Operation(statuses=frozenset({"200", "403", "421"})),
     ("/v1/completions", "post"): Operation(statuses=frozenset({"200", "400", "401", "403", "404", "413", "415", "503"})),
     ("/v1/chat/completions", "post"): Operation(statuses=frozenset({"200", "400", "401", "403", "404", "413", "415", "503"})),
 }
