@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from qmdctl.commands import (
+    bench,
     client,
     config,
     doctor,
@@ -65,6 +66,7 @@ app.command("restart")(restart.restart)
 app.command("down")(down.down)
 app.command("logs")(logs.logs)
 app.command("test")(test.test)
+app.command("bench")(bench.bench)
 app.command("client")(client.client)
 app.command("config")(config.config)
 app.add_typer(keys.app, name="keys")
