@@ -122,6 +122,7 @@ class PhaseFigures:
             "agents": self.run.phase.agents,
             "seconds": round(self.run.seconds, 3),
             "failed_searches": self.run.failed_searches,
+            "cut_searches": self.run.cut_searches,
             "cut_requests": self.run.cut,
             "searches": self.searches.payload() if self.searches else None,
             "indexing": self.indexing.payload() if self.indexing else None,

@@ -81,7 +81,14 @@ def fitting(workload: Workload, estimate: Estimate, planned: list[Phase], second
 
 
 def shares(left: list[Phase], estimate: Estimate, workload: Workload, seconds: float) -> tuple[float, bool]:
-    """(seconds for the first of the phases `left`, whether one round of it fits into what is left at all)."""
+    """(seconds for the first of the phases `left`, whether one round of it fits into what is left at all).
+
+    Phases of which a round no longer fits take no part: what is spare goes to those that are run.
+    """
     needs = [estimate.round(phase, workload) for phase in left]
-    spare = max(seconds - sum(needs), 0.0) / len(left)
-    return min(needs[0] + spare, seconds), needs[0] <= seconds
+    kept: list[float] = []
+    for need in needs:
+        if sum(kept) + need <= seconds:
+            kept.append(need)
+    spare = (seconds - sum(kept)) / max(len(kept), 1)
+    return needs[0] + spare, needs[0] <= seconds

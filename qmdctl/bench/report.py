@@ -33,6 +33,7 @@ class Report:
             "workload": {**run.workload.payload(), "seed": self.seed},
             "seconds": round(run.seconds, 2),
             "interrupted": run.interrupted,
+            "warm_up_requests": len(run.warming),
             "phases": [phase.payload() for phase in self.phases],
             "bytes": traffic(run),
             "failures": failures(run),
@@ -88,7 +89,7 @@ class Report:
                     f"{searches.p50:.2f} s" if searches else "",
                     (f"{searches.p95:.2f} s" if searches.p95 is not None else "-") if searches else "",
                     f"{searches.slowest:.2f} s" if searches else "",
-                    f"{index.chunks_per_second:.1f}" if index else "",
+                    f"{index.chunks_per_second:.1f}" if index else "" if phase.run.phase.name == "searches" else "no batch",
                     f"{index.tokens_per_second:.0f}" if index else "",
                 )
             )

@@ -33,6 +33,9 @@ def bench(
     ] = "1,5",
     seconds: Annotated[float, typer.Option(metavar="SECONDS", min=5, max=3600, help="At most, for the whole run.")] = 120.0,
     searches: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="At most, for each agent in each phase.")] = 20,
+    batches: Annotated[
+        int, typer.Option(metavar="N", min=1, max=10_000, help="At most, for each client that indexes, where nobody searches.")
+    ] = 50,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, max=600, help="For one request; QMD's client has 120.")] = 120.0,
     preset: Annotated[
         str | None, typer.Option(metavar="NAME", help="Compare with this preset's estimates (on the box without it: the machine's own).")
@@ -61,7 +64,7 @@ def bench(
         raise ConfigurationError("--seconds and --timeout take seconds", "--seconds 120 --timeout 120")
     if seed is not None and not (seed.isascii() and seed.isalnum() and len(seed) <= 32):
         raise ConfigurationError(f"--seed: {seed!r} is not one to 32 letters and digits", "--seed 7f3a")
-    limits = Limits(seconds, searches, parse_agents(agents))
+    limits = Limits(seconds, searches, batches, parse_agents(agents))
     if preset is not None:
         from qmdctl.presets import find_preset
 
