@@ -131,6 +131,16 @@ def _prove_generation(target: Target, client: httpx.Client, seconds: float) -> N
     target.round_trips["vllm"] = _round_trip(client, target.generate_url, seconds)
 
 
+def restarted(target: Target) -> str:
+    """A sentence where the engine is another one than at the beginning; empty otherwise."""
+    before = target.facts.get("restarts")
+    with httpx.Client(trust_env=False, verify=target.trust(target.embed_url)) as client:
+        after = facts(client, target.embed_url, 5.0).get("restarts")
+    if not isinstance(before, int) or not isinstance(after, int) or after <= before:
+        return ""
+    return f"The engine was started again {after - before} times during the run: GET /health says what ended it (qmdctl logs embed)."
+
+
 def facts(client: httpx.Client, url: str, seconds: float) -> dict[str, Any]:
     """Of embed's /health: device and engine; empty where it does not tell."""
     try:

@@ -174,6 +174,7 @@ def report_of(target: Target, run: Run, seed: str, history: History, expectation
     from qmdctl.bench.figures import failures, phase_figures
     from qmdctl.bench.history import figures_kept, key_of
     from qmdctl.bench.report import Report
+    from qmdctl.bench.target import restarted
 
     phases = [phase_figures(one) for one in run.done]
     report = Report(target, run, seed, phases, expectation, notes=list(target.notes))
@@ -184,6 +185,6 @@ def report_of(target: Target, run: Run, seed: str, history: History, expectation
     report.last = history.last(key, kept)
     if kept and not run.interrupted:
         history.add(key, time.strftime("%Y-%m-%d %H:%M"), kept)
-    report.notes += [history.problem] if history.problem else []
+    report.notes += [note for note in (history.problem, restarted(target)) if note]
     report.advice = advise(Measured(phases, target.facts, target.round_trips, target.settings or {}, target.models, failures(run)))
     return report

@@ -19,7 +19,6 @@ from tests.qmdctl.conftest import Run
 from tests.service.conftest import metric
 from tests.support.service import ROOT, ServiceProcess, free_port, poll
 
-FAULTS = str(ROOT / "tests" / "support" / "faults")
 EXPANDED = "lex: backup disk\nvec: what to do when the disk is full\nhyde: A full disk stops the backup.\nvec: nothing in common"
 GENERATED = 42
 CUT = 16  # tokens
@@ -34,7 +33,7 @@ def expand(call: Call) -> None:
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A service that cuts every text after a few tokens, so that a whole workload is quick; it keeps results as in the field."""
-    environment = {"MAX_INPUT_TOKENS": str(CUT), "RESULT_CACHE_MB": "64", "LOAD_WAIT_SECONDS": "1"}
+    environment = {"MAX_INPUT_TOKENS": str(CUT), "RESULT_CACHE_MB": "64", "LOAD_WAIT_SECONDS": "1", "REQUEST_DEADLINE_SECONDS": "5"}
     with ServiceProcess(environment, tmp_path_factory.mktemp("bench") / "service.log") as process:
         process.wait_healthy()
         yield process
@@ -58,6 +57,22 @@ def bench(qmdctl: Run) -> Callable[..., dict[str, Any]]:
         return document
 
     return run
+
+
+def start(folder: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], Path]:
+    """(the process, running, with --json; the file that its stderr goes to)."""
+    log = folder / "stderr"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(folder / "state")}
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "qmdctl", "bench", "--json", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            stdin=subprocess.DEVNULL,
+            cwd=folder,
+            env=environment,
+        )
+    return process, log
 
 
 def phase(report: dict[str, Any], name: str, agents: int = 1) -> dict[str, Any]:
@@ -155,13 +170,13 @@ def test_without_generation_it_says_so(bench: Callable[..., dict[str, Any]], sho
     state = tmp_path / "state/qmdctl"
     state.mkdir(parents=True)
     (state / "bench.json").write_text('{"version": 1, "runs": [{')
-    arguments = ("--embed-url", short.url, "--agents", "1", "--searches", "20", "--preset", "cpu", "--batches", "3")
+    arguments = ("--embed-url", short.url, "--agents", "1", "--searches", "2", "--preset", "cpu", "--batches", "3")
     report = bench(*arguments)
     assert any("Searches have no expansion" in note and "404" in note for note in report["notes"])
     assert report["workload"]["expansion"] is None and report["generate_url"] is None and "generate" not in report["models"]
     searches = phase(report, "searches")["searches"]
     assert list(searches["links"]) == ["embedding", "rerank"]
-    assert searches["count"] == P95_SAMPLES and searches["p50_seconds"] <= searches["p95_seconds"] <= searches["slowest_seconds"]
+    assert searches["count"] == 2
     search, chunks = report["expectation"]["figures"]
     assert search["measured"] is None and "expansion" in search["reason"]
     assert chunks["measured"] == pytest.approx(phase(report, "indexing")["indexing"]["minutes_per_10000_chunks"], abs=0.01)
@@ -198,39 +213,21 @@ def test_what_cannot_be_is_refused(qmdctl: Run, arguments: tuple[str, ...], name
     assert document["exit_code"] == 2 and named in done.stderr and document["fix"]
 
 
-def test_failures_are_counted_and_do_not_end_it(bench: Callable[..., dict[str, Any]], tmp_path: Path, writer: ScriptedServer) -> None:
-    """A queue that holds a batch alone and not beside another: the service itself answers 503 for a part of the requests."""
-    environment = {
-        "MAX_INPUT_TOKENS": str(CUT),
-        "MAX_QUEUED_TOKENS": str(40 * CUT + 100),
-        "MAX_BATCH_TOKENS": "256",
-        "TARGET_BATCH_MS": "10",
-    }
-    with ServiceProcess(environment, tmp_path / "service.log") as service:
-        service.wait_healthy()
-        arguments = (
-            "--embed-url",
-            service.url,
-            "--generate-url",
-            writer.url,
-            "--agents",
-            "3",
-            "--searches",
-            "4",
-            "--batches",
-            "3",
-            "--seconds",
-            "60",
-        )
-        report = bench(*arguments)
-        refused = sum(report["failures"][kind].get("503", 0) for kind in report["failures"])
-        assert refused > 0 and set(report["failures"]) <= {"indexing", "embedding", "rerank"}
-        for one in report["phases"]:
-            if one["name"] != "indexing":
-                done = one["searches"]["count"] if one["searches"] else 0
-                assert done + one["failed_searches"] + one["cut_searches"] <= 3 * 4
-        assert any(advice["about"] == "failures" for advice in report["advice"])
-        assert service.health()[0] == 200
+def test_failures_are_counted_and_do_not_end_it(short: ServiceProcess, tmp_path: Path) -> None:
+    """The engine is killed in the first phase: the service answers 503 until it has another one, and the run goes on."""
+    process, log = start(tmp_path, "--embed-url", short.url, "--agents", "1", "--batches", "2", "--seconds", "100")
+    poll(lambda: "searches, 1 agent" in log.read_text() or process.poll() is not None, 60, "the first phase")
+    os.kill(short.health()[1]["engine"]["pid"], signal.SIGKILL)
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, log.read_text()
+    report = json.loads(out)
+    assert sum(counts.get("503", 0) for counts in report["failures"].values()) > 0
+    failed = sum(sum(counts.values()) for kind, counts in report["failures"].items() if kind != "indexing")
+    assert 0 < sum(one["failed_searches"] for one in report["phases"]) <= failed
+    assert any(one["searches"] or one["indexing"] for one in report["phases"])
+    assert any(advice["about"] == "failures" for advice in report["advice"])
+    assert any("was started again" in note for note in report["notes"])
+    short.wait_healthy()
 
 
 def test_an_answer_that_does_not_come_is_a_failure(qmdctl: Run, short: ServiceProcess) -> None:
@@ -257,30 +254,10 @@ def test_an_answer_that_does_not_come_is_a_failure(qmdctl: Run, short: ServicePr
 
 
 def test_ctrl_c_prints_what_there_is_and_the_service_goes_on(short: ServiceProcess, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "qmdctl",
-        "bench",
-        "--embed-url",
-        short.url,
-        "--json",
-        "--searches",
-        "1",
-        "--agents",
-        "1",
-        "--seconds",
-        "60",
-    ]
-    log = tmp_path / "stderr"
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL, cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path / "state")},
-        )  # fmt: skip
-        poll(lambda: "indexing, 1 agent" in log.read_text() or process.poll() is not None, 60, "the second phase")
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
+    process, log = start(tmp_path, "--embed-url", short.url, "--searches", "1", "--agents", "1", "--seconds", "60")
+    poll(lambda: "indexing, 1 agent" in log.read_text() or process.poll() is not None, 60, "the second phase")
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 130, log.read_text()
     report = json.loads(out)
     assert report["interrupted"] and phase(report, "searches")["searches"]["count"] == 1
