@@ -19,6 +19,7 @@ from qmdctl.commands import (
     migrate,
     pull,
     restart,
+    scale,
     start,
     status,
     stop,
@@ -71,6 +72,7 @@ app.command("client")(client.client)
 app.command("config")(config.config)
 app.add_typer(keys.app, name="keys")
 app.command("migrate")(migrate.migrate)
+app.command("scale")(scale.scale)
 app.command("version")(version.version)
 
 __all__ = ["Invocation", "app"]
