@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from qmdctl.commands import (
+    bench,
     bundle,
     client,
     config,
@@ -24,6 +25,7 @@ from qmdctl.commands import (
     restart,
     resume,
     rollback,
+    scale,
     start,
     status,
     stop,
@@ -74,6 +76,7 @@ app.command("resume")(resume.resume)
 app.command("down")(down.down)
 app.command("logs")(logs.logs)
 app.command("test")(test.test)
+app.command("bench")(bench.bench)
 app.command("client")(client.client)
 app.command("config")(config.config)
 app.add_typer(keys.app, name="keys")
@@ -83,6 +86,7 @@ app.command("rollback")(rollback.rollback)
 app.command("history")(history.history)
 app.command("migrate")(migrate.migrate)
 app.command("bundle")(bundle.bundle)
+app.command("scale")(scale.scale)
 app.command("version")(version.version)
 
 __all__ = ["Invocation", "app"]
