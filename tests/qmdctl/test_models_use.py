@@ -18,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from qmdctl.catalog.candidate import inspect
+from qmdctl.catalog.inside import Lines
 from qmdctl.catalog.roles import ROLES, parse
 from qmdctl.catalog.switch import ControlSwitch, SwitchFailed
 from qmdctl.catalog.use import Change, carry_out, describe, look, prefetch
@@ -196,7 +197,7 @@ class Scripted:
     def __init__(self, *answers: list[dict[str, Any]]) -> None:
         self.answers, self.asked = list(answers), list[tuple[str, ...]]()
 
-    def lines(self, *arguments: str) -> Iterator[dict[str, Any]]:
+    def lines(self, *arguments: str) -> Lines:
         self.asked.append(arguments)
         yield from self.answers.pop(0)
 
