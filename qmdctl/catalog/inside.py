@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from qmdctl.errors import MissingError, QmdError
 from qmdctl.process import ProcessError, stream
 
 CONTAINER = f"qmd-models-{os.getpid()}"
+Lines = Generator[dict[str, Any], None, None]
 ATTENDED = "--attended"  # of a command that is undone when its stdin is closed
 USAGE = 2  # argparse's status for a command that it does not know, and the service's for a setting that cannot be used
 
@@ -26,7 +27,7 @@ class Unknown(QmdError):
 class Inside(Protocol):
     """What runs the service's own commands; a test's runs them on this machine."""
 
-    def lines(self, *arguments: str) -> Iterator[dict[str, Any]]:
+    def lines(self, *arguments: str) -> Lines:
         """The JSON objects that the command prints, as they come. A line with "error" is not raised; what goes wrong otherwise is.
 
         Raises Unknown where the service is older than the command.
@@ -39,7 +40,7 @@ class OneOff:
     def __init__(self, compose: Compose, *, echo: bool = True) -> None:
         self._compose, self._echo = compose, echo
 
-    def lines(self, *arguments: str) -> Iterator[dict[str, Any]]:
+    def lines(self, *arguments: str) -> Lines:
         run = ("run", "--rm", "--name", CONTAINER, "--no-deps", "--no-TTY", "--quiet-pull", "embed")
         yield from _of_compose(self._compose, self._compose.command(*run, *arguments), self._echo)
 
@@ -56,18 +57,18 @@ class Running:
     def __init__(self, compose: Compose, *, echo: bool = True) -> None:
         self._compose, self._echo = compose, echo
 
-    def lines(self, *arguments: str) -> Iterator[dict[str, Any]]:
+    def lines(self, *arguments: str) -> Lines:
         command = self._compose.command("exec", "--no-TTY", "embed", "python", "-m", "embed_service", *arguments)
         yield from _of_compose(self._compose, command, self._echo)
 
 
-def _of_compose(compose: Compose, command: list[str], echo: bool) -> Iterator[dict[str, Any]]:
+def _of_compose(compose: Compose, command: list[str], echo: bool) -> Lines:
     if echo:
         compose.echo(command)
     yield from json_lines(command, compose.folder, compose.environment())
 
 
-def json_lines(command: list[str], folder: Path, environment: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def json_lines(command: list[str], folder: Path, environment: Mapping[str, str]) -> Lines:
     """The JSON objects that a command of the embed service prints. Raises Unknown and what `stream` raises."""
     said = False
     try:

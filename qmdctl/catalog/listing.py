@@ -73,13 +73,14 @@ def _cache_table(cache: Cache, needs: Sequence[Need]) -> str:
 
 def _fits_table(fits: Fits) -> str:
     rows = [(role.name, model, human_bytes(size) if size else "?", _fit_text(fit)) for role, model, size, fit in fits]
-    return table(rows, ("", "MODEL", "WEIGHTS", "IN MEMORY"))
+    reasons = dict.fromkeys(fit.sentence for *_, fit in fits if fit.fits is None)
+    return "\n".join([table(rows, ("", "MODEL", "WEIGHTS", "IN MEMORY")), *(f"Unknown where {reason}." for reason in reasons)])
 
 
 def _fit_text(fit: Fit) -> str:
     """ "fits: 18.4 of 116.0 GB planned"."""
     if fit.fits is None or fit.planned_bytes is None:
-        return f"unknown: {fit.sentence}"
+        return "unknown"
     there = f" of {fit.available_bytes / GB:.1f}" if fit.available_bytes is not None else ""
     numbers = f"{fit.planned_bytes / GB:.1f}{there} GB"
     if fit.fits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,12 @@ from qmdctl.startup.phases import WORDS
 from qmdctl.terminal import Terminal, human_bytes
 
 Models = Mapping[Role, tuple[str, str | None]]  # role → id and commit, None for a folder
+
+OWN_WORDS = {
+    "draining": "answering the requests in flight",
+    "canary": "checking the first answers",
+    "going_back": "it does not load: going back to the old model",
+}
 
 
 class SwitchFailed(QmdError):
@@ -58,11 +65,13 @@ class ControlSwitch:
             arguments += [f"--{role.name}-model", model, *([f"--{role.name}-revision", commit] if commit else [])]
         last: dict[str, Any] = {}
         shown = ""
-        for line in self.control.lines("control", "switch", ATTENDED, *arguments):
-            if "phase" in line and str(line["phase"]) != shown:
-                shown = str(line["phase"])
-                self.terminal.note(f"  {phase_text(line)}", "dim")
-            last = line
+        # Closed at once when Ctrl-C comes in between: the service goes back as soon as its client has gone.
+        with closing(self.control.lines("control", "switch", ATTENDED, *arguments)) as lines:
+            for line in lines:
+                if "phase" in line and str(line["phase"]) != shown:
+                    shown = str(line["phase"])
+                    self.terminal.note(f"  {phase_text(line)}", "dim")
+                last = line
         return last if last.get("done") or "error" in last else {"error": "the service's answer ended before the switch did."}
 
 
@@ -112,7 +121,7 @@ def phase_text(line: Mapping[str, Any]) -> str:
     name = str(line["phase"])
     total = line.get("total_bytes")
     bytes_ = f" {human_bytes(line.get('done_bytes') or 0)} of {human_bytes(total)}" if name == "downloading" and total else ""
-    return WORDS.get(name, name) + bytes_
+    return OWN_WORDS.get(name) or WORDS.get(name, name) + bytes_
 
 
 def told_state(line: Mapping[str, Any]) -> str:

@@ -92,6 +92,8 @@ def look(wanted: Wanted, settings: Settings, machine: Machine, terminal: Termina
         after[rerank] = after[embed]
         before[rerank] = before[embed]
         notes.append("RERANK_MODEL has the same value, so that reranking is by cosine: it goes with it.")
+    if role.name == "generate" and settings["GENERATION_MODEL"] == now.id:
+        notes.append(f"GENERATION_MODEL in .env names {now.id}: empty it, or requests through the embed service ask for the old one.")
     if check_memory:
         _refuse_unfit(machine.memory(), after, candidate, terminal)
     fingerprint = served["embed"].fingerprint

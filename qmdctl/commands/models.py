@@ -44,12 +44,12 @@ def list_models(context: typer.Context, json_output: JsonOption = False) -> None
     served = machine.served()
     cache, needs = None, []
     try:
-        cache = read_cache_if_built(machine, settings)
+        cache = read_cache_if_there(machine, settings)
         needs = machine.needs() if cache else []
     except QmdError as error:
         terminal.note(f"The cache was not looked at: {error.message}", "yellow")
     if cache is None:
-        terminal.note("The cache is looked at once the embed image is here: qmdctl pull, or qmdctl up.", "yellow")
+        terminal.note("There is no cache yet, or no embed image to look at it with: qmdctl pull, or qmdctl up.", "yellow")
     roles = [role.name for role in ROLES.values() if role.service in settings.services]
     fits = known_fits(machine.memory(), roles)
     notes = listing.differences(settings, served)
@@ -166,12 +166,13 @@ def make_machine(call: Invocation, settings: Settings, terminal: Terminal, limit
     return StackMachine(settings, Engine.connect(), terminal, lambda: api_key(settings, None), limit)
 
 
-def read_cache_if_built(machine: StackMachine, settings: Settings) -> Cache | None:
-    """None where there is no embed image yet: a look builds nothing."""
+def read_cache_if_there(machine: StackMachine, settings: Settings) -> Cache | None:
+    """None where there is no embed image or no cache yet: a look builds nothing and makes no volume."""
     embed = machine.containers.get("embed")
-    if (embed is None or not embed.running) and not machine.engine.has_image(settings["EMBED_IMAGE"]):
-        return None
-    return machine.cache
+    if embed is not None and embed.running:
+        return machine.cache
+    there = bool(settings["HF_CACHE_DIR"]) or machine.engine.has_volume(f"{settings.name}_models")
+    return machine.cache if there and machine.engine.has_image(settings["EMBED_IMAGE"]) else None
 
 
 @contextlib.contextmanager

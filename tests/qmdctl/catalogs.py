@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import httpx
 
 from qmdctl.catalog.cached import read_cache
 from qmdctl.catalog.fits import Memory
-from qmdctl.catalog.inside import Inside, json_lines
+from qmdctl.catalog.inside import Inside, Lines, json_lines
 from qmdctl.catalog.roles import Role
 from qmdctl.catalog.served import Served, look_served
 from qmdctl.catalog.switch import ControlSwitch, Models
@@ -34,7 +34,7 @@ class Local:
         keep = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
         self.environment = {**keep, "DEVICE": "cpu", "DTYPE": "float32", **environment}
 
-    def lines(self, *arguments: str) -> Iterator[dict[str, Any]]:
+    def lines(self, *arguments: str) -> Lines:
         yield from json_lines([sys.executable, "-m", "embed_service", *arguments], ROOT, self.environment)
 
 

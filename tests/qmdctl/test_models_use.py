@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -15,9 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from qmdctl.catalog.candidate import inspect
+from qmdctl.catalog.inside import Lines
 from qmdctl.catalog.roles import ROLES, parse
 from qmdctl.catalog.switch import ControlSwitch, SwitchFailed
 from qmdctl.catalog.use import Change, carry_out, describe, look, prefetch
@@ -25,7 +26,7 @@ from qmdctl.errors import ConfigurationError, InterruptedByUser, MissingError, Q
 from qmdctl.pulling.progress import Progress
 from qmdctl.settings import load_settings
 from tests.hub.conftest import fake_disk
-from tests.qmdctl.catalogs import GIB, Local, LocalMachine, Told
+from tests.qmdctl.catalogs import Local, LocalMachine, Told
 from tests.qmdctl.conftest import Run
 from tests.qmdctl.projects import settings_of
 from tests.support.checkpoints import checkpoint
@@ -77,9 +78,9 @@ def machine(box: Box, tmp_path: Path) -> Iterator[LocalMachine]:
     yield one
     box.hub.mend()
     box.hub.bytes_per_second = None
-    commit = box.commits[FIRST]
-    first = ("--embed-model", FIRST, "--embed-revision", commit, "--rerank-model", FIRST, "--rerank-revision", commit)
-    assert list(Local(box.service.environment).lines("control", "switch", *first))[-1].get("done")
+    if one.served()["embed"].id != FIRST:
+        first = ("--embed-model", FIRST, "--rerank-model", FIRST)
+        assert list(Local(box.service.environment).lines("control", "switch", *first))[-1].get("done")
 
 
 def told_of(machine: LocalMachine) -> Told:
@@ -99,7 +100,7 @@ def change_of(machine: LocalMachine, role: str, model: str) -> Change:
 
 
 def test_a_switch_under_requests_loses_none_and_says_what_becomes_useless(machine: LocalMachine, box: Box, tmp_path: Path) -> None:
-    """Embedding model and, by cosine, reranker; then a reranker of its own; then a newer commit of the first."""
+    """Embedding model and, by cosine, reranker; then a newer commit of the first."""
     before = machine.served()["embed"]
     with Asking(box.service.url) as asking:
         change = change_of(machine, "embed", SECOND)
@@ -120,22 +121,13 @@ def test_a_switch_under_requests_loses_none_and_says_what_becomes_useless(machin
         assert f"{line}\n" in env
     assert looked(machine, "embed", SECOND) is None, "once more is nothing to do"
 
-    change = change_of(machine, "rerank", RERANKER)
+    newer = box.hub.add(FIRST, with_other_prompt(tmp_path / "newer"))
+    change = change_of(machine, "embed", f"{FIRST}@main")
+    assert 0 < change.candidate.missing_bytes < 100_000, "the weights are those that are here"
     assert "requests wait" in "\n".join(describe(change, open_port=True))
-    effect = carry_out(change, machine.settings, machine)
-    assert (machine.served()["rerank"].id, machine.served()["embed"].id) == (RERANKER, SECOND)
-    assert (effect.changed, effect.commands) == (False, ("qmd cleanup",)), "vectors stay valid"
-    assert f"EMBED_MODEL={SECOND}\n" in machine.env_text()
-
-    commit = box.hub.add(FIRST, with_other_prompt(tmp_path / "newer"))
-    try:
-        change = change_of(machine, "embed", f"{FIRST}@main")
-        assert 0 < change.candidate.missing_bytes < 100_000, "the weights are those that are here"
-        carry_out(change, machine.settings, machine)
-    finally:
-        box.hub.repositories[FIRST].branches["main"] = box.commits[FIRST]
-    assert machine.served()["embed"].revision == commit
-    assert f"EMBED_REVISION={commit}\n" in machine.env_text()
+    carry_out(change, machine.settings, machine)
+    assert machine.served()["embed"].revision == newer != box.commits[FIRST]
+    assert f"EMBED_REVISION={newer}\n" in machine.env_text()
     assert looked(machine, "embed", FIRST) is None, "a bare id keeps the commit that it has"
 
 
@@ -175,11 +167,13 @@ def with_other_prompt(folder: Path) -> Path:
 def test_what_cannot_serve_is_refused_before_any_download_and_nothing_changes(machine: LocalMachine, box: Box, tmp_path: Path) -> None:
     """What else the embed service refuses: tests/hub/test_inspect.py."""
     env = machine.env_text()
-    box.hub.add("org/large", checkpoint("nomic"))
+    large = shutil.copytree(checkpoint("nomic"), tmp_path / "large")
+    sizes = {"n_embd": 8192, "n_inner": 32_768, "n_layer": 64, "n_head": 64}
+    (large / "config.json").write_text(json.dumps(json.loads((large / "config.json").read_text()) | sizes))
+    box.hub.add("org/large", large)
     assert looked(machine, "embed", f"{FIRST}@main") is None, "the hub has nothing newer"
     with pytest.raises(ConfigurationError, match=r"is not a model of .* Nothing was changed\."):
         looked(machine, "embed", "org/nothing")
-    machine.memory_bytes = GIB
     with pytest.raises(MissingError, match=r"org/large does not fit in memory .*Planned: embed .* Nothing was downloaded"):
         looked(machine, "embed", "org/large")
     machine.environment = box.environment | fake_disk(tmp_path / "full", 100)
@@ -196,7 +190,7 @@ class Scripted:
     def __init__(self, *answers: list[dict[str, Any]]) -> None:
         self.answers, self.asked = list(answers), list[tuple[str, ...]]()
 
-    def lines(self, *arguments: str) -> Iterator[dict[str, Any]]:
+    def lines(self, *arguments: str) -> Lines:
         self.asked.append(arguments)
         yield from self.answers.pop(0)
 
@@ -209,20 +203,6 @@ def test_the_services_own_sentence_is_said_with_the_exit_status_of_its_kind(code
     line = {"model": "org/x", "role": "embed", "error": "The sentence with its fix.", "code": code}
     with pytest.raises(kind, match=r"The sentence with its fix\. Nothing was changed\."):
         inspect(Scripted([line]), parse("embed", "org/x"), newest=False)
-
-
-def test_a_model_that_does_not_load_is_left_for_the_old_one(machine: LocalMachine, box: Box, tmp_path: Path) -> None:
-    broken = shutil.copytree(checkpoint("nomic"), tmp_path / "broken")
-    tensors = load_file(broken / "model.safetensors")
-    tensors.pop(sorted(tensors)[0])
-    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    box.hub.add("org/broken", broken)
-    env = machine.env_text()
-    change = change_of(machine, "embed", "org/broken")
-    with pytest.raises(SwitchFailed, match="The old model is served again"):
-        carry_out(change, machine.settings, machine)
-    assert machine.env_text() == env
-    assert (machine.served()["embed"].id, machine.dimensions()) == (FIRST, 64)
 
 
 def test_wrong_answers_of_the_new_model_bring_the_old_one_back() -> None:
@@ -253,7 +233,7 @@ def test_ctrl_c_in_a_switch_leaves_the_old_model(machine: LocalMachine) -> None:
     with pytest.raises(InterruptedByUser, match=r"goes back .* \.env is unchanged"):
         carry_out(change, machine.settings, machine)
     assert machine.env_text() == env
-    poll(lambda: box_is_back(machine), 60, "the old model")
+    poll(lambda: box_is_back(machine), 250, "the old model", 0.5)
 
 
 def box_is_back(machine: LocalMachine) -> bool:
@@ -281,8 +261,8 @@ def test_a_disk_that_becomes_full_keeps_what_is_there(machine: LocalMachine, box
 
     def fill(text: str) -> None:
         if "weights org/full" in text and not (small_disk / "filler").exists():
-            with pytest.raises(OSError, match="space"):
-                (small_disk / "filler").write_bytes(bytes(24_000_000))
+            with contextlib.suppress(OSError):  # as much as there is room for
+                (small_disk / "filler").write_bytes(bytes(26_000_000))
 
     told_of(machine).on_note = fill
     with pytest.raises(QmdError, match="became full") as caught:
