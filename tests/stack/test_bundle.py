@@ -18,19 +18,19 @@ from tests.support.service import free_port, poll
 pytestmark = pytest.mark.docker
 FAKE = Path(__file__).parent / "fake"
 KEYS = {
-    "in a container's environment": "container-env-71<&>",
+    "in the environment of a container": "container-env-71<&>",
     "in its log, as its environment has it": "container-env-72",
     "in its log alone": "hf_OnlyInTheLog73",
     "in a proxy in its log": "proxy-p/w@74",
     "in its command line": "command-line-75",
-    "under a variable's other name": "other-name-76",
+    "under another name of its variable": "other-name-76",
     "in .env no longer": "no-longer-77",
 }
 OVERRIDE = f"""
 services:
   embed:
     environment:
-      VLLM_API_KEY: "{KEYS["in a container's environment"]}"
+      VLLM_API_KEY: "{KEYS["in the environment of a container"]}"
       A_SECRET: ${{GIVEN:-}}
       OLD_TOKEN: ${{OLD:-}}
   vllm:
@@ -49,7 +49,7 @@ def stack(tmp_path: Path) -> Iterator[Qmdctl]:
     log = "; ".join(f"log {place} {key}" for place, key in KEYS.items() if place != "in a proxy in its log")
     log += f"; log via http://anna:{KEYS['in a proxy in its log']}@proxy.example:3128 and on; log a plain line of embed"
     lines = {"COMPOSE_PROJECT_NAME": name, "COMPOSE_PROFILES": "generation", "EMBED_PORT": free_port(), "VLLM_PORT": free_port()}
-    lines |= {"GIVEN": KEYS["under a variable's other name"], "OLD": KEYS["in .env no longer"], "FAKE_EMBED": f"'{log}'"}
+    lines |= {"GIVEN": KEYS["under another name of its variable"], "OLD": KEYS["in .env no longer"], "FAKE_EMBED": f"'{log}'"}
     (folder / ".env").write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
     yield Qmdctl(folder, tmp_path)
     docker("compose", "--project-name", name, "--profile", "*", "down", "--volumes", "--timeout", "1")
