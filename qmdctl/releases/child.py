@@ -5,6 +5,7 @@ This process keeps the code that it began with and judges the other: a release w
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -87,7 +88,8 @@ def preload() -> None:
     """Import all of qmdctl: what is imported after a checkout would be another release's."""
     for module in pkgutil.walk_packages(qmdctl.__path__, "qmdctl."):
         if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+            with contextlib.suppress(ImportError):  # of a part whose packages are not installed here
+                importlib.import_module(module.name)
 
 
 def runs_from(project: Path) -> bool:

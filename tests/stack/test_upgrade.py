@@ -21,38 +21,11 @@ from qmdctl.releases.changes import between
 from qmdctl.releases.record import History, Record
 from tests.support.qmdctl_cli import DOCKER_HOST, Qmdctl, Ran, docker
 from tests.support.require import require
-from tests.support.service import free_port, poll
+from tests.support.service import poll
+from tests.support.upgrade_project import SECRET, dockerfile, git, make_project, release, released
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
-FAKE = Path(__file__).parent / "fake"
-BASE = "qmd-test/base:bookworm"
 IMAGES = {"first": "", "second": "", "broken": "error it cannot load FIX choose another image", "hanging": "loading 300"}
-SECRET = "planted_secret_4711"
-COMPOSE = """
-x-service: &service
-  restart: unless-stopped
-  init: true
-  stop_grace_period: 1s
-  volumes: ["./service.py:/fake/service.py:ro"]
-  healthcheck: {test: [CMD, python3, /fake/service.py, probe], start_period: 1h, start_interval: 500ms, interval: 500ms, retries: 1}
-
-services:
-  embed:
-    <<: *service
-    image: ${EMBED_IMAGE:-PROJECT-embed:0.1.0}
-    build: {context: ., dockerfile: Dockerfile.embed}
-    command: [sh, -c, "FAKE_SCRIPT=$$IMAGE_SCRIPT exec python3 /fake/service.py 8001"]
-    ports: ["127.0.0.1:${EMBED_PORT:-8001}:8001"]
-    environment: {EMBED_MODEL: fake/embedding, RERANK_MODEL: fake/reranker, SIZE: "${BATCH_SIZE:-1}", UPSTREAM_TOKEN: "${UPSTREAM_TOKEN:-}"}
-
-  vllm:
-    <<: *service
-    profiles: [generation]
-    image: ${VLLM_IMAGE:-FIRST}
-    command: [sh, -c, "FAKE_SCRIPT=$$IMAGE_SCRIPT exec python3 /fake/service.py 8000"]
-    ports: ["127.0.0.1:${VLLM_PORT:-8000}:8000"]
-    environment: {QMD_MODEL: fake/generator}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -72,53 +45,12 @@ def images() -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, images: dict[str, str]) -> Iterator[Qmdctl]:
     home = tmp_path_factory.mktemp("upgrade")
-    folder = home / "project"
-    folder.mkdir()
     name = f"qmdfake{uuid.uuid4().hex[:8]}"
-    shutil.copy(FAKE / "service.py", folder)
-    (folder / "compose.yaml").write_text(COMPOSE.replace("PROJECT", name).replace("FIRST", images["first"]))
-    (folder / ".env.example").write_text("# A port.\nEMBED_PORT=8001\n")
-    (folder / ".gitignore").write_text(".env\n.qmdctl/\n")
-    (folder / "CHANGELOG.md").write_text("# Changelog\n")
-    git(folder, "init", "--quiet", "--initial-branch", "main")
-    release(folder, "v0.1.0", "")
-    lines = {"COMPOSE_PROJECT_NAME": name, "COMPOSE_PROFILES": "generation", "UPSTREAM_TOKEN": SECRET, "BATCH_SIZE": "7"}
-    lines |= {"EMBED_PORT": str(free_port()), "VLLM_PORT": str(free_port())}
-    (folder / ".env").write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
-    yield Qmdctl(folder, home)
+    yield make_project(home, name, images["first"])
     docker("compose", "--project-name", name, "--profile", "*", "down", "--volumes", "--timeout", "1")
     left = docker("images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference={name}-*").split()
     if left:
         docker("image", "rm", "--force", *left)
-
-
-def dockerfile(script: str, made: str) -> str:
-    return f'FROM {BASE}\nENV IMAGE_SCRIPT="{script}"\nLABEL made={made}\n'
-
-
-def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def release(folder: Path, tag: str, script: str, more: str = "") -> None:
-    """A commit with that tag, whose embed image does what the script says; `more`: lines of its Dockerfile."""
-    (folder / "Dockerfile.embed").write_text(dockerfile(script, f"{folder.parent.name}-{tag}") + more)
-    (folder / "embed_service").mkdir(exist_ok=True)
-    (folder / "embed_service/__init__.py").write_text(f'__version__ = "{tag[1:]}"\n')
-    with (folder / "CHANGELOG.md").open("a") as out:
-        out.write(f"- What {tag} brings.\n")
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", f"release {tag}")
-    git(folder, "tag", tag)
-
-
-def released(stack: Qmdctl, tag: str, script: str, more: str = "") -> None:
-    """The same, made elsewhere: the checkout stays where it is."""
-    here = git(stack.folder, "rev-parse", "HEAD")
-    git(stack.folder, "checkout", "--quiet", "--detach")
-    release(stack.folder, tag, script, more)
-    git(stack.folder, "checkout", "--quiet", "--detach", here)
 
 
 def container(stack: Qmdctl, service: str) -> str:
@@ -371,8 +303,7 @@ def test_a_full_disk_costs_the_record_and_not_the_start(stack: Qmdctl, tmp_path:
     try:
         for one in kept.iterdir():
             shutil.copytree(one, folder / one.name)
-        with pytest.raises(OSError), (folder / "filler").open("wb") as out:
-            out.write(b"x" * 1_000_000)
+        subprocess.run(["dd", "if=/dev/zero", f"of={folder}/filler", "bs=4k"], capture_output=True, check=False)
         stack.set(BATCH_SIZE="9")
         done = stack.run("up", "--skip-checks")
     finally:
