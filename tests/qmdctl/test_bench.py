@@ -9,13 +9,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from qmdctl.bench.figures import P95_SAMPLES
+from qmdctl.cli import Invocation, app
+from qmdctl.errors import ConfigurationError
 from tests.generation.scripted import Call, ScriptedServer
 from tests.qmdctl.conftest import Run
+from tests.qmdctl.projects import settings_of
+from tests.qmdctl.test_bench_figures import container
 from tests.service.conftest import metric
 from tests.support.service import ROOT, ServiceProcess, free_port, poll
 
@@ -187,6 +192,28 @@ def test_without_generation_it_says_so(bench: Callable[..., dict[str, Any]], sho
     assert len(json.loads((state / "bench.json").read_text())["runs"]) == 1
 
 
+def test_on_the_box_it_is_kept_in_the_project_and_nothing_is_changed(
+    short: ServiceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """FAKE: the engine's list of containers, which names the port of the real service here."""
+    settings_of(tmp_path, {"EMBED_MODEL": "a/model"}, services=("embed",))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    there = {"embed": container("embed", _8001=short.port)}
+    monkeypatch.setattr("qmdctl.engine.Engine.connect", lambda: SimpleNamespace(containers=lambda name: there))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("QMD_HOME", str(tmp_path))
+    arguments = ["bench", "--json", "--agents", "1", "--searches", "1", "--batches", "1"]
+    app(arguments, standalone_mode=False, obj=Invocation())
+    report = json.loads(capsys.readouterr().out)
+    assert report["embed_url"] == short.url and report["origins"]["embed"] == "its container here"
+    assert any("no text is generated here" in note for note in report["notes"])
+    assert report["expectation"]["preset"] is None and "other models" in report["expectation"]["reason"]
+    kept = json.loads((tmp_path / ".qmdctl/bench.json").read_text())["runs"]
+    assert len(kept) == 1 and kept[0]["key"]["embed_url"] == short.url
+    after = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert after == before and sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [".qmdctl"]
+
+
 def test_a_dead_stack_ends_with_a_sentence(qmdctl: Run) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     done = qmdctl("bench", "--embed-url", url)
@@ -197,20 +224,26 @@ def test_a_dead_stack_ends_with_a_sentence(qmdctl: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--agents", "0"), "--agents"),
         (("--agents", "1,x"), "--agents"),
         (("--seed", "a b"), "--seed"),
         (("--preset", "toaster"), "toaster"),
         (("--seconds", "nan"), "--seconds"),
         (("--embed-url", "http://a/b"), "--embed-url"),
-        (("--searches", "0"), "--searches"),
+        (("--key-file", "/nowhere/key"), "--key-file"),
     ],
 )
-def test_what_cannot_be_is_refused(qmdctl: Run, arguments: tuple[str, ...], named: str) -> None:
-    done = qmdctl("bench", "--json", *arguments)
-    assert done.returncode == 2
-    document = json.loads(done.stdout)
-    assert document["exit_code"] == 2 and named in done.stderr and document["fix"]
+def test_what_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], named: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with pytest.raises(ConfigurationError) as error:
+        app(["bench", "--json", *arguments], standalone_mode=False, obj=Invocation())
+    assert named in f"{error.value.message} {error.value.fix}" and error.value.fix
+
+
+def test_a_refusal_is_one_document_and_status_2(qmdctl: Run) -> None:
+    done = qmdctl("bench", "--json", "--agents", "0")
+    assert done.returncode == json.loads(done.stdout)["exit_code"] == 2 and "--agents" in done.stderr
+    assert qmdctl("bench", "--json", "--searches", "0").returncode == 2
 
 
 def test_failures_are_counted_and_do_not_end_it(short: ServiceProcess, tmp_path: Path) -> None:
