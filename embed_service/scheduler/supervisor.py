@@ -1,282 +1,130 @@
-"""Keeps one engine alive: starts it, watches it, kills it when it hangs or answers wrongly, starts the next."""
+"""Keeps the engines alive, each by a keeper of its own, and says what they are together."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 
-from embed_service.engine.protocol import Header
 from embed_service.errors import Unavailable
+from embed_service.models.fingerprint import computing_fingerprint
 from embed_service.models.spec import ModelSpec, Role
 from embed_service.scheduler.dispatcher import Dispatcher
+from embed_service.scheduler.engine_state import EngineState, together
+from embed_service.scheduler.keeper import Keeper
 from embed_service.scheduler.lanes import Lanes
-from embed_service.scheduler.link import ChildEngine
+from embed_service.scheduler.link import ChildEngine, Engine, OnMessage
 from embed_service.settings import Settings
 from embed_service.telemetry import metrics
-
-TICK_SECONDS = 0.25
-LOADING_HANG_SECONDS = 120.0  # importing CUDA's gigabytes from a cold disk silences the heartbeat
-STALL_SECONDS = 60  # a download without a new byte for so long is called stalled
-CRASHES_UNTIL_ERROR = 3  # engines that end before they are ready
-FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass
-class EngineState:
-    """What is known of the engine now; /health is made from it."""
-
-    phase: str = "starting"
-    done_bytes: int = 0
-    total_bytes: int = 0
-    progressed: float = field(default_factory=time.monotonic)
-    error: dict[str, Any] | None = None  # {code, message, retryable}
-    device: str | None = None
-    dtype: str | None = None
-    cuda_available: bool = False
-    executor: str | None = None
-    attention: str | None = None
-    shares_prefixes: bool = False
-    restarts: int = 0
-    last_end: str | None = None
-
-    @property
-    def interrupted(self) -> bool:
-        """The network broke in the middle of a download, which goes on by itself, over as many engines as it takes."""
-        return self.error is not None and self.error["code"] == "offline" and self.total_bytes > 0
-
-    @property
-    def stalled_seconds(self) -> float:
-        """Since the last new byte of a download; 0 in other phases."""
-        return time.monotonic() - self.progressed if self.phase == "downloading" or self.interrupted else 0.0
-
-    @property
-    def stalled(self) -> bool:
-        return self.stalled_seconds > STALL_SECONDS
-
-
 class Supervisor:
-    """Runs from `start` to `stop`. `ready` is set while work can be computed; `on_described(specs)` is called when models are on disk."""
+    """Runs from `start` to `stop`. `ready` is set while work can be computed; `on_described(specs)` is called when models are on disk.
 
-    def __init__(self, settings: Settings, lanes: Lanes, on_described: Callable[[dict[Role, ModelSpec]], None]) -> None:
-        self._settings = settings
+    `new_engines` has one function for each engine that is to be kept alive: it makes that engine's next link.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        lanes: Lanes,
+        on_described: Callable[[dict[Role, ModelSpec]], None],
+        new_engines: Sequence[Callable[[OnMessage], Engine]] = (ChildEngine,),
+    ) -> None:
         self._lanes = lanes
         self._on_described = on_described
-        self._engine: ChildEngine | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._heartbeat = 0.0
-        self._canary_asked = 0.0
-        self._canary_passed: dict[Role, float] = {}
-        self._kill_cause: str | None = None
-        self._models: dict[Role, ModelSpec] = {}
-        self._refused = False
-        self.dispatcher = Dispatcher(settings, lanes, self._on_canary)
-        self.state = EngineState()
+        self._told_error: dict[str, Any] | None = None  # as those who wait know it
+        self._telling: set[asyncio.Task[None]] = set()
+        self.refused = False
+        self.dispatcher = Dispatcher(settings, lanes)
+        self.keepers = [Keeper(settings, self.dispatcher, self, new_engine) for new_engine in new_engines]
         self.ready = asyncio.Event()
-        self.changed = asyncio.Condition()  # notified when the engine becomes ready or fails for good
+        self.changed = asyncio.Condition()  # notified when an engine becomes ready or none can be for good
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        for keeper in self.keepers:
+            keeper.start()
 
     async def stop(self) -> None:
-        """End the engine: a polite word, then SIGKILL."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        if self._engine is not None:
-            await self._engine.stop(seconds=3)
+        """End the engines: a polite word, then SIGKILL."""
+        await asyncio.gather(*(keeper.stop() for keeper in self.keepers))
+
+    @property
+    def state(self) -> EngineState:
+        return together([keeper.state for keeper in self.keepers])
 
     @property
     def pid(self) -> int | None:
-        return self._engine.pid if self._engine else None
+        engine = self.keepers[0].engine
+        return engine.pid if engine else None
 
     @property
     def healthy(self) -> bool:
-        """Loaded, answering, and a canary of every model passed within HEALTH_CANARY_SECONDS."""
-        now = time.monotonic()
-        return (
-            self.ready.is_set()
-            and now - self._heartbeat < max(self._settings.engine_hang_seconds / 2, 2)
-            and all(now - passed <= self._settings.health_canary_seconds for passed in self._canary_passed.values())
-        )
+        """An engine is loaded, answers, and a canary of every model passed there within HEALTH_CANARY_SECONDS."""
+        return any(keeper.healthy for keeper in self.keepers)
 
-    # Lives
+    # What keepers tell
 
-    async def _run(self) -> None:
-        failures = 0
-        while True:
-            try:
-                became_ready = await self._one_life()
-            except Exception as error:  # no process to be had, for example: it must show in /health, not end the supervising
-                log.exception("engine could not be started")
-                became_ready, self.state.last_end = False, f"it could not be started: {error}"
-            failures = 0 if became_ready else failures + 1
-            if failures >= CRASHES_UNTIL_ERROR and self.state.error is None:
-                await self._set_error(
-                    {
-                        "code": "engine_failed",
-                        "message": f"The engine ended {failures} times before it was ready ({self.state.last_end}). "
-                        "Its log lines above say why; too little memory is the usual cause: choose smaller models.",
-                        "retryable": True,
-                    }
-                )
-            self.state.restarts += 1
-            if failures:
-                await asyncio.sleep(min(FIRST_RETRY_SECONDS * 2 ** (failures - 1), LAST_RETRY_SECONDS))
+    def on_described(self, keeper: Keeper, models: dict[Role, ModelSpec]) -> dict[str, Any] | None:
+        """An engine's models are on its disk. What one engine serves, all must: else texts in an index would be worlds apart."""
+        for other in self.keepers:
+            if other is not keeper and other.models and (error := _differ(models, other.models)):
+                return error
+        self.refused = False
+        self._on_described(models)
+        return None
 
-    async def _one_life(self) -> bool:
-        """From spawn to the end of one engine. True if it became ready."""
-        self._kill_cause = None
-        became_ready = False
-        if self.state.error is None:
-            self.state.phase = "starting"
-        engine = ChildEngine(self._on_message)
-        self._engine = engine
-        self._heartbeat = time.monotonic()
-        await engine.start()
-        last_tick = time.monotonic()
-        while not engine.ended.done():
-            await asyncio.wait([engine.ended], timeout=TICK_SECONDS)
-            now = time.monotonic()
-            if now - last_tick > 10 * TICK_SECONDS:
-                # This process itself was stopped or starved: the engine's silence is not its own fault.
-                self._heartbeat = now
-            last_tick = now
-            became_ready = became_ready or self.ready.is_set()
-            self._watch(engine, now)
-            metrics.ready.set(self.healthy)
-        status = engine.ended.result()
-        self.ready.clear()
-        metrics.ready.set(False)
-        metrics.engine_up.set(False)
-        again = self.dispatcher.detach()
-        cause = self._kill_cause or ("failed" if self.state.error and not became_ready else "exited")
-        self.state.last_end = self._describe_end(status)
-        metrics.engine_restarts.labels(cause).inc()
-        log.warning("engine ended", cause=cause, how=self.state.last_end, requeued_sequences=again)
-        return became_ready
-
-    def _watch(self, engine: ChildEngine, now: float) -> None:
-        settings = self._settings
-        hang = settings.engine_hang_seconds if self.ready.is_set() else max(settings.engine_hang_seconds, LOADING_HANG_SECONDS)
-        if now - self._heartbeat > hang:
-            self._kill(engine, "hang")
-        elif self.dispatcher.head_seconds > settings.request_deadline_seconds:
-            self._kill(engine, "stuck")
-        elif self.ready.is_set() and now - self._canary_asked > settings.health_canary_seconds / 3:
-            self._canary_asked = now
-            self.dispatcher.request_canaries()
-
-    def _kill(self, engine: ChildEngine, cause: str) -> None:
-        if self._kill_cause is None:
-            self._kill_cause = cause
-            self.ready.clear()
-            log.error("engine killed", cause=cause, pid=engine.pid)
-            engine.kill()
-
-    def _describe_end(self, status: int) -> str:
-        if self._kill_cause is not None:
-            return {"hang": "it hung and was killed", "stuck": "a micro-batch never came back and it was killed"}.get(
-                self._kill_cause, "it answered its canary wrongly and was killed"
-            )
-        if status < 0:
-            name = signal.Signals(-status).name
-            return f"killed by {name}" + (", most likely for want of memory" if status == -signal.SIGKILL else "")
-        return f"it exited with status {status}"
-
-    # Messages
-
-    def _on_message(self, header: Header, body: bytes) -> None:
-        self._heartbeat = time.monotonic()
-        kind = header["type"]
-        if kind == "started":
-            self.dispatcher.on_started(header)
-        elif kind == "result":
-            self.dispatcher.on_result(header, body)
-        elif kind == "phase":
-            self._on_phase(header)
-        elif kind == "described":
-            self._models = {role: ModelSpec.from_wire(fields) for role, fields in header["models"].items()}
-            self.state.error, self._refused = None, False
-            self.state.done_bytes = self.state.total_bytes = 0
-            self._on_described(self._models)
-        elif kind == "ready":
-            self._on_ready(header)
-        elif kind == "failed":
-            error = {key: header[key] for key in ("code", "message", "retryable")}
-            log.error("engine cannot serve", **error)
-            self.fail(error)
-
-    def _on_phase(self, header: Header) -> None:
-        state = self.state
-        if header["phase"] != state.phase:
-            log.info("engine phase", phase=header["phase"])
-        state.phase = header["phase"]
-        if state.phase == "downloading":
-            state.error = None  # both models were located, so what ended an earlier start is mended
-            done, total = header["done_bytes"], header["total_bytes"]
-            # Another total is an engine that counts what is on the disk, one model after the other: no byte came for that.
-            if not state.total_bytes or (total == state.total_bytes and done > state.done_bytes):
-                state.progressed = time.monotonic()
-            state.done_bytes, state.total_bytes = done, total
-
-    def _on_ready(self, header: Header) -> None:
-        assert self._engine is not None
-        state = self.state
-        state.device, state.dtype = header["device"], header["dtype"]
-        state.cuda_available, state.executor = header["cuda_available"], header["executor"]
-        state.attention = header.get("attention")
-        state.shares_prefixes = header.get("shares_prefixes", False)
-        state.phase = "canary"
-        metrics.engine_up.set(True)
-        self._canary_passed = {}
-        computed_on = (state.device, state.dtype, state.attention, state.executor)
-        self.dispatcher.attach(self._engine, self._models, computed_on)
-        self._canary_asked = time.monotonic()
-        self.dispatcher.request_canaries()
-
-    def _on_canary(self, role: Role, ok: bool) -> None:
-        if not ok:
-            if self._engine is not None:
-                self._kill(self._engine, "canary")
-            return
-        self._canary_passed[role] = time.monotonic()
-        served = {r for r, spec in self._models.items() if spec.kind != "cosine"}
-        well = self._kill_cause is None and not self._refused
-        if not self.ready.is_set() and well and served <= set(self._canary_passed):
-            self.state.phase, self.state.error = "ready", None
+    def on_change(self) -> None:
+        """Tell those who wait, where an engine opened or the last hope is gone."""
+        was_ready, error = self.ready.is_set(), self.state.error
+        open_engines = sum(keeper.is_open for keeper in self.keepers)
+        metrics.ready.set(self.healthy)
+        metrics.engine_up.set(open_engines)
+        if open_engines:
             self.ready.set()
-            self.dispatcher.open()
-            log.info("ready", device=self.state.device, dtype=self.state.dtype, executor=self.state.executor)
-            self._notified = asyncio.create_task(self._notify())
-
-    def fail(self, error: dict[str, Any]) -> None:
-        """Nothing can be served until a later start succeeds: tell those who wait. `error`: code, message, retryable."""
-        self._failed = asyncio.create_task(self._set_error(error))
+        else:
+            self.ready.clear()
+        if was_ready == self.ready.is_set() and error is self._told_error:
+            return
+        self._told_error = error
+        if error is not None:
+            self._drop_all(error)
+        task = asyncio.create_task(self._tell())
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     def refuse(self, error: dict[str, Any]) -> None:
-        """The models as described cannot be served, however well the engine computes them. Holds until others are described."""
-        self._refused = True
-        self.ready.clear()
-        self.fail(error)
+        """The models as described cannot be served, however well the engines compute them. Holds until others are described."""
+        self.refused = True
+        for keeper in self.keepers:
+            keeper.close()
+            keeper.fail(error)
 
-    async def _set_error(self, error: dict[str, Any]) -> None:
-        self.state.error = error
+    def _drop_all(self, error: dict[str, Any]) -> None:
+        """Nothing can be served until a later start succeeds."""
         for job in self._lanes.jobs():
             self._lanes.drop(job)
             if not job.done.done():  # its client may have left at this very moment
                 job.done.set_exception(Unavailable(error["message"], retry_after_seconds=30, code=error["code"]))
-        await self._notify()
 
-    async def _notify(self) -> None:
+    async def _tell(self) -> None:
         async with self.changed:
             self.changed.notify_all()
+
+
+def _differ(models: dict[Role, ModelSpec], served: dict[Role, ModelSpec]) -> dict[str, Any] | None:
+    """The error of an engine whose `models` are not those that are `served`, wherever their files lie; None where they are."""
+    for role, spec in models.items():
+        other = served.get(role)
+        if other is not None and computing_fingerprint(spec) != computing_fingerprint(other):
+            return {
+                "code": "other_models",
+                "message": f"A box has {role.upper()}_MODEL={spec.id} at revision {spec.revision}, the others have {other.id} at "
+                f"{other.revision}: it is given no work. Set {role.upper()}_REVISION, or copy the same files to every box.",
+                "retryable": True,
+            }
+    return None
