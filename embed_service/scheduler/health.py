@@ -43,6 +43,7 @@ def _engine(keeper: Keeper) -> dict[str, Any]:
         "executor": state.executor,
         "attention": state.attention,
         "dtype": state.dtype,
+        "micro_batches": keeper.slot.answered,
         "restarts": state.restarts,
         "last_end": state.last_end,
         **({"error": state.error["message"]} if state.error else {}),

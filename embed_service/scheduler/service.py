@@ -18,6 +18,7 @@ from embed_service.models.spec import ModelSpec, Role
 from embed_service.scheduler.cache import Caching, ResultCache, keys_of
 from embed_service.scheduler.health import describe_progress, health_body
 from embed_service.scheduler.lanes import Lanes
+from embed_service.scheduler.ray_link import new_engines
 from embed_service.scheduler.supervisor import Supervisor
 from embed_service.scheduler.work import Float32, Job, Lane
 from embed_service.settings import Settings
@@ -59,7 +60,7 @@ class Service:
         self.settings = settings
         self._started = time.monotonic()
         self._lanes = Lanes()
-        self._supervisor = Supervisor(settings, self._lanes, self._on_described)
+        self._supervisor = Supervisor(settings, self._lanes, self._on_described, new_engines(settings))
         self._served: dict[Role, ServedModel] = {}
         self._loading: asyncio.Task[None] | None = None
         self._fingerprint: str | None = None

@@ -79,6 +79,7 @@ class Slot:
         self._condemned = False  # a canary failed: nothing that this engine still says counts
         self._vocabulary: dict[Role, int] = {}
         self.sent_at = 0.0  # time.monotonic() of the last micro-batch
+        self.answered = 0  # micro-batches, canaries not counted
         self.budgets: dict[Role, TokenBudget] = {
             role: TokenBudget(settings.max_batch_tokens, settings.target_batch_ms / 1000) for role in ("embed", "rerank")
         }
@@ -228,6 +229,7 @@ class Slot:
     def _account(self, batch: MicroBatch, header: Header) -> None:
         seconds, computed, padded = header["compute_seconds"], header["computed_tokens"], header["padded_tokens"]
         budget = self.budgets[batch.role]
+        self.answered += 1
         if header["oom_splits"]:
             metrics.out_of_memory_splits.inc(header["oom_splits"])
             budget.out_of_memory(batch.tokens)
