@@ -1,4 +1,4 @@
-"""`embed-service serve | check | download | config`.
+"""`embed-service serve | check | download | control | config`.
 
 `serve` binds its port before it imports anything heavy, so that clients of a restarting service wait in the kernel's queue instead of
 being refused (they give up for good after 4 s of refusals).
@@ -13,6 +13,7 @@ import socket
 import sys
 
 from embed_service import __version__
+from embed_service.control.arguments import add_arguments
 
 CA_FILE = "/run/secrets/ca"  # of a proxy that looks into TLS; empty where the stack's .env names none
 
@@ -25,6 +26,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("check", help="check models, disk and device without serving; exit 3 when something is missing")
     download = commands.add_parser("download", help="download models into the cache; one line of JSON per step")
     download.add_argument("models", nargs="+", metavar="MODEL[@REVISION]", help="Hugging Face ids, of the generation server's model too")
+    control = commands.add_parser("control", help="pause, resume or switch the models of the running service; one line of JSON per step")
+    add_arguments(control)
     config = commands.add_parser("config", help="print the settings in force")
     config.add_argument("--markdown", action="store_true", help="print docs/configuration.md instead")
     return parser
@@ -56,7 +59,8 @@ def _trust(ca_file: str) -> None:
 
 
 def main(argv: list[str] | None = None, ca_file: str = CA_FILE) -> int:
-    """The exit status: 0, 1 when a download failed, 2 for unusable settings, 3 when `check` finds something missing."""
+    """The exit status: 0, 1 when a download or a command to the service failed, 2 for unusable settings, 3 when `check` finds something
+    missing or no service is there to control."""
     arguments = _parser().parse_args(argv)
     sock = _bind() if arguments.command == "serve" else None
     _trust(ca_file)
@@ -81,6 +85,10 @@ def main(argv: list[str] | None = None, ca_file: str = CA_FILE) -> int:
         from embed_service.models.prefetch import main as download
 
         return download(arguments.models, settings)
+    if arguments.command == "control":
+        from embed_service.control.client import main as control
+
+        return control(arguments, settings)
     if arguments.markdown:
         from embed_service.config_docs import render
 

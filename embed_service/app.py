@@ -12,6 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from embed_service import __version__
+from embed_service.control import chosen
+from embed_service.control.operations import Operations
+from embed_service.control.server import ControlServer
 from embed_service.routes import embeddings, generation, health, metrics, models, openapi, page, rerank, score, tokenize
 from embed_service.routes.auth import AuthMiddleware
 from embed_service.routes.errors import ErrorMiddleware, http_exception
@@ -27,8 +30,8 @@ __all__ = ["create_app"]
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application. Its lifespan starts and stops the service; `app.state` has settings, service, pool, peers, forwarder, in_flight,
-    draining and drained (see routes/gate.py)."""
+    """The application. Its lifespan starts and stops the service; `app.state` has settings, service, operations, pool, peers, forwarder,
+    in_flight, draining and drained (see routes/gate.py)."""
     peers = TrustedPeers(settings.trusted_sidecars)
     app = FastAPI(
         title="QMD embed service",
@@ -52,7 +55,8 @@ def create_app(settings: Settings) -> FastAPI:
     state = app.state
     state.settings = settings
     state.peers = peers
-    state.service = Service(settings)
+    state.service = Service(chosen.restore(settings) if settings.control_socket else settings)
+    state.operations = Operations(state.service, settings)
     state.pool = TokenizerPool(settings.tokenizer_threads)
     state.tokenize_pool = TokenizerPool(1)  # of POST /tokenize, whose texts have no limit: a search never waits behind one
     state.forwarder = None
@@ -67,9 +71,16 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     await state.service.start()
+    idle = asyncio.create_task(state.operations.unload_when_unused(state.settings.idle_unload_minutes * 60))
+    control = ControlServer(state.settings.control_socket, state.operations) if state.settings.control_socket else None
+    if control is not None:
+        await control.start()
     try:
         yield
     finally:
+        idle.cancel()
+        if control is not None:
+            await control.close()
         if state.forwarder is not None:
             await state.forwarder.aclose()
         state.pool.close()

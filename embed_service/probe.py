@@ -1,6 +1,9 @@
-"""The container's healthcheck: `python -m embed_service.probe` prints one line of JSON and ends with 0 only when /health is 200.
+"""The container's healthcheck: `python -m embed_service.probe` prints one line of JSON; it ends with 0 while all is as it should be.
+
+That is: it answers, or its models are unloaded on purpose (paused, idle).
 
 {"status": "loading", "phase": "downloading", "done_bytes": 1200, "total_bytes": 8000, "stalled_seconds": 0}
+{"status": "ok", "phase": "ready", "models": {"embed": "…", "rerank": "…"}}
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ def report(body: dict[str, Any]) -> dict[str, Any]:
         line = {"status": "loading", "phase": "downloading"}
     if line["phase"] == "downloading":
         line |= {name: progress.get(name, 0) for name in ("done_bytes", "total_bytes", "stalled_seconds")}
+    if line["status"] in ("ok", "paused", "idle") and "models" in body:
+        line["models"] = body["models"]  # a switch may have chosen others than the container's settings name
     if line["status"] == "error":
         line["error"] = body.get("error", "")
     return line
@@ -51,7 +56,7 @@ def main() -> int:
     except (OSError, ValueError) as error:
         line = {"status": "loading", "phase": "starting", "error": f"/health does not answer: {error}"}
     sys.stdout.write(json.dumps(line) + "\n")
-    return 0 if line["status"] == "ok" else 1
+    return 0 if line["status"] in ("ok", "paused", "idle") else 1
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from embed_service.errors import SettingsError
 
+SOCKET_PATH_BYTES = 103  # macOS; Linux has 107
 Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment
 
 
@@ -113,6 +114,18 @@ class Settings(BaseSettings):
         20, gt=0, description="An engine without a heartbeat for this long (two minutes while it loads) is killed and started again."
     )
 
+    # Control
+    idle_unload_minutes: float = Field(
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="After so many minutes without a request for vectors or scores the models leave the device; the next one loads them "
+        "and waits. 0: they stay.",
+    )
+    control_socket: str | None = Field(
+        None, description="Unix socket for `embed-service control` (pause, resume, switch); the image sets it. Unset: none."
+    )
+
     # HTTP
     host: str = Field("127.0.0.1", description="Address to listen on (the container listens on 0.0.0.0).")
     port: int = Field(8001, ge=0, le=65535, description="Port to listen on.")
@@ -145,6 +158,15 @@ class Settings(BaseSettings):
         if not value.strip():
             raise ValueError("must not be blank")
         return value.strip()
+
+    @field_validator("control_socket")
+    @classmethod
+    def _socket(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("/"):
+            raise ValueError("must be an absolute path")
+        if value is not None and len(os.fsencode(value)) > SOCKET_PATH_BYTES:
+            raise ValueError(f"must have at most {SOCKET_PATH_BYTES} bytes, which is all that a Unix socket's address holds")
+        return value
 
     @field_validator("generation_url")
     @classmethod

@@ -16,8 +16,10 @@ from qmdctl.commands import (
     keys,
     logs,
     migrate,
+    pause,
     pull,
     restart,
+    resume,
     start,
     status,
     stop,
@@ -62,6 +64,8 @@ app.command("health")(health.health)
 app.command("start")(start.start)
 app.command("stop")(stop.stop)
 app.command("restart")(restart.restart)
+app.command("pause")(pause.pause)
+app.command("resume")(resume.resume)
 app.command("down")(down.down)
 app.command("logs")(logs.logs)
 app.command("test")(test.test)

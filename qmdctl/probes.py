@@ -23,6 +23,7 @@ PLAIN: Mapping[str, Mapping[str, Any]] = {  # what is sent where nobody's own fo
     "chat": {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 16, "temperature": 0},
 }
 LARGEST = 1e100  # of a vector's numbers; what is beyond, not a number included, cannot be squared
+WAKING_SECONDS = 120.0  # for which a request waits, at most, while idle models load
 UNIT_TOLERANCE = 1e-2  # of a vector's length; rounding to bfloat16 gives about 4e-3
 
 
@@ -100,8 +101,14 @@ class Probe:
 
     def health(self) -> str:
         answer = self._send("GET", "/health")
+        told = json_path(json_or_none(answer), "status")
+        if answer.status_code == 200 and told == "idle":
+            self.timeout_seconds = max(self.timeout_seconds, WAKING_SECONDS)
+            return "200: idle, the next request loads the models"
         if answer.status_code == 200:
             return "200"
+        if told == "paused":
+            raise Broken("it is paused: its models were unloaded to free the device", self.fix(f"qmdctl resume {self.service}"))
         raise Broken(f"/health says {answer.status_code}{state_of(answer)}", self.fix(f"qmdctl status; qmdctl logs {self.service}"))
 
     def lock(self) -> str:

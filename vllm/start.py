@@ -84,14 +84,14 @@ def choose_template(folder: Path) -> Path | None:
 
 
 def wait_for_embed(gone_seconds: float) -> None:
-    """Until embed's /health says ok or error, or embed was gone for so long. 0: no wait."""
+    """Until embed's /health says that its engine is loaded or will not be for now, or embed was gone for so long. 0: no wait."""
     if gone_seconds <= 0:
         return
     phase.write("waiting")
     seen, said = time.monotonic(), ""
     while time.monotonic() - seen < gone_seconds:
         status = embed_status()
-        if status in ("ok", "error"):
+        if status in ("ok", "error", "paused", "idle"):
             say(f"embed's status is {status}: starting vLLM")
             return
         if status is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -81,13 +81,17 @@ class Computation:
 
     @property
     def settings(self) -> Settings:
-        settings: Settings = self.state.settings
-        return settings
+        return self.service.settings
 
     @property
     def service(self) -> Service:
         service: Service = self.state.service
         return service
+
+    async def admitted(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of `work`, throughout which the models stay the same. Raises Unavailable (503) when they do not come in time."""
+        async with self.service.admitted():
+            return await work()
 
     async def tokenised(self, role: Role, work: Awaitable[list[T]]) -> list[T]:
         """Await tokenising and count its time."""

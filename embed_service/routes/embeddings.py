@@ -28,7 +28,8 @@ async def embeddings(request: Request) -> Response:
     """OpenAI embeddings: one unit vector per text, in input order."""
     computation = Computation(request, lane_of(request))
     wanted = await read(request, EmbeddingsRequest)
-    return await while_connected(request, _embed(computation, wanted), computation.settings.request_deadline_seconds)
+    work = computation.admitted(partial(_embed, computation, wanted))
+    return await while_connected(request, work, computation.settings.request_deadline_seconds)
 
 
 async def _embed(computation: Computation, wanted: EmbeddingsRequest) -> Response:

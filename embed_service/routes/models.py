@@ -17,7 +17,7 @@ router = APIRouter()
 @router.get("/v1/models")
 async def models(request: Request) -> Response:
     """Ids and aliases, in OpenAI's shape. Some clients refuse to start when their model's name is not listed."""
-    settings: Settings = request.app.state.settings
+    settings: Settings = request.app.state.service.settings
     roots: dict[str, str] = {}
     for model, aliases in ((settings.embed_model, settings.embed_model_aliases), (settings.rerank_model, settings.rerank_model_aliases)):
         for name in (model, *aliases):

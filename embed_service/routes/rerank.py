@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ async def rerank(request: Request) -> Response:
     """Cohere's and Jina's rerank, also at its other names (routes/paths.py). A body with `texts` gets TEI's bare array."""
     computation = Computation(request, lane_of(request))
     wanted = await read(request, RerankRequest)
-    return await while_connected(request, _rerank(computation, wanted), computation.settings.request_deadline_seconds)
+    rerank = partial(_rerank, computation, wanted)
+    work = computation.admitted(rerank) if wanted.candidates else rerank()  # no document needs no model
+    return await while_connected(request, work, computation.settings.request_deadline_seconds)
 
 
 async def _rerank(computation: Computation, wanted: RerankRequest) -> Response:

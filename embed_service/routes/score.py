@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from functools import partial
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -25,7 +26,8 @@ async def score(request: Request) -> Response:
     """One score per pair, in order: one text with each of many, or two lists of one length."""
     computation = Computation(request, lane_of(request))
     wanted = await read(request, ScoreRequest)
-    return await while_connected(request, _score(computation, wanted), computation.settings.request_deadline_seconds)
+    work = computation.admitted(partial(_score, computation, wanted))
+    return await while_connected(request, work, computation.settings.request_deadline_seconds)
 
 
 async def _score(computation: Computation, wanted: ScoreRequest) -> Response:

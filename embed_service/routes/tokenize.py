@@ -58,7 +58,7 @@ async def detokenize(request: Request) -> Response:
 async def _tokenizer(request: Request, model: object) -> TextTokenizer:
     """The reranker's where `model` names it or one of its aliases, else the embedding model's."""
     state = request.app.state
-    settings = state.settings
+    settings = state.service.settings
     names = {settings.rerank_model, *settings.rerank_model_aliases} - {settings.embed_model}
     role = "rerank" if isinstance(model, str) and model in names else "embed"
     served = state.service.served(role) or await state.service.wait_ready(role)

@@ -21,6 +21,8 @@ PHASES = {
     "warming": "warming up",
     "canary": "checking the first answers",
     "ready": "the engine does not answer",
+    "paused": "paused; `qmdctl resume` loads them",
+    "idle": "unloaded because nobody asked for anything",
 }
 
 
@@ -52,10 +54,14 @@ def _engine(keeper: Keeper) -> dict[str, Any]:
 
 
 def health_body(settings: Settings, supervisor: Supervisor, fingerprint: str | None, started: float) -> tuple[int, dict[str, Any]]:
-    """(status, body): 200 when warm, else 503 with the same fields. The first five fields are the seed server's own."""
+    """(status, body): 200 when warm, else 503 with the same fields. The first five fields are the seed server's own.
+
+    "idle" is 200 too: the next request loads the models, so a client that looks here first must not be turned away.
+    """
     state = supervisor.state
     healthy = supervisor.healthy
-    status = "ok" if healthy else "error" if state.error else "loading"
+    unloaded = state.phase if state.phase in ("paused", "idle") else None
+    status = "ok" if healthy else unloaded or ("error" if state.error else "loading")
     body: dict[str, Any] = {
         "status": status,
         "models": {"embed": settings.embed_model, "rerank": settings.rerank_model},
@@ -87,4 +93,4 @@ def health_body(settings: Settings, supervisor: Supervisor, fingerprint: str | N
     if status == "error" and state.error is not None:
         body["error"] = state.error["message"]
         body["error_code"] = state.error["code"]
-    return 200 if healthy else 503, body
+    return 200 if status in ("ok", "idle") else 503, body

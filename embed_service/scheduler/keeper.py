@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -23,6 +23,9 @@ TICK_SECONDS = 0.25
 LOADING_HANG_SECONDS = 120.0  # importing CUDA's gigabytes from a cold disk silences the heartbeat
 CRASHES_UNTIL_ERROR = 3  # engines that end before they are ready
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
+STOP_SECONDS = 3  # a polite word, then SIGKILL
+
+NewEngine = Callable[[OnMessage, Mapping[str, str]], Engine]  # from where its frames go, and its environment
 
 log = structlog.get_logger(__name__)
 
@@ -37,14 +40,14 @@ class Owner(Protocol):
     def refused(self) -> bool:
         """The models as described cannot be served at all."""
 
-    def on_change(self) -> None:
-        """A keeper opened its slot, closed it, or has an error."""
+    def on_change(self, *, ended: bool = False) -> None:
+        """A keeper opened its slot, closed it, has an error, or its engine `ended`."""
 
 
 class Keeper:
     """Runs from `start` to `stop`. `is_open` while its engine is given work."""
 
-    def __init__(self, settings: Settings, dispatcher: Dispatcher, owner: Owner, new_engine: Callable[[OnMessage], Engine]) -> None:
+    def __init__(self, settings: Settings, dispatcher: Dispatcher, owner: Owner, new_engine: NewEngine) -> None:
         self._settings = settings
         self._owner = owner
         self._new_engine = new_engine
@@ -53,13 +56,19 @@ class Keeper:
         self._canary_asked = 0.0
         self._canary_passed: dict[Role, float] = {}
         self._kill_cause: str | None = None
+        self._environment: Mapping[str, str] = {}
+        self.failures = 0  # engines in a row that ended before they were ready
         self.engine: Engine | None = None
         self.models: dict[Role, ModelSpec] = {}  # of the engine that lives
         self.slot = dispatcher.add_slot(self._on_canary)
         self.state = EngineState()
         self.is_open = False
 
-    def start(self) -> None:
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Keep an engine alive from now on. `environment`: settings of the engine's own."""
+        assert self._task is None, "the engine before is ended first"
+        self._environment = environment
+        self.failures = 0
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -68,8 +77,16 @@ class Keeper:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+            self._task = None
         if self.engine is not None:
-            await self.engine.stop(seconds=3)
+            await self.engine.stop(STOP_SECONDS)
+
+    def forget(self) -> None:
+        """After `stop`: nothing is left of the engine but what it owes, which is queued again."""
+        self.close()
+        self.slot.detach()
+        self.engine, self.models = None, {}
+        self.state = EngineState(restarts=self.state.restarts, last_end=self.state.last_end, ended=self.state.ended)
 
     @property
     def healthy(self) -> bool:
@@ -84,14 +101,13 @@ class Keeper:
     # Lives
 
     async def _run(self) -> None:
-        failures = 0
         while True:
             try:
                 became_ready = await self._one_life()
             except Exception as error:  # no process to be had, for example: it must show in /health, not end the supervising
                 log.exception("engine could not be started")
                 became_ready, self.state.last_end = False, f"it could not be started: {error}"
-            failures = 0 if became_ready else failures + 1
+            self.failures = failures = 0 if became_ready else self.failures + 1
             if failures >= CRASHES_UNTIL_ERROR and self.state.error is None:
                 self.fail(
                     {
@@ -102,6 +118,7 @@ class Keeper:
                     }
                 )
             self.state.restarts += 1
+            self._owner.on_change(ended=True)
             if failures:
                 await asyncio.sleep(min(FIRST_RETRY_SECONDS * 2 ** (failures - 1), LAST_RETRY_SECONDS))
 
@@ -109,7 +126,7 @@ class Keeper:
         """From spawn to the end of one engine. True if it became ready."""
         self._kill_cause = None
         became_ready = False
-        self.engine = engine = self._new_engine(self.on_message)
+        self.engine = engine = self._new_engine(self.on_message, self._environment)
         self._heartbeat = time.monotonic()
         await engine.start()
         last_tick = time.monotonic()

@@ -53,14 +53,15 @@ class ChildEngine:
     """An engine on this machine: `python -m MODULE --fd N`, with one end of a socket pair.
 
     `on_message(header, body)` is called for each frame; the future `ended` resolves to the exit status (negative: the signal).
+    `environment`: variables of its own, over those of this process.
     """
 
     node = None
 
-    def __init__(self, on_message: OnMessage, module: str = "embed_service.engine", environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, on_message: OnMessage, environment: Mapping[str, str] | None = None, module: str = "embed_service.engine") -> None:
         self._on_message = on_message
+        self._environment = dict(environment or {})
         self._module = module
-        self._environment = environment or {}
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -71,7 +72,7 @@ class ChildEngine:
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Spawn the process. It inherits the environment and stderr, so its log lines join ours."""
+        """Spawn the process. It inherits stderr, so its log lines join ours, and the environment."""
         ours, theirs = socket.socketpair()
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -83,7 +84,7 @@ class ChildEngine:
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=2,  # a stray print of a library must not reach our stdout
-                env={**os.environ, **self._environment},
+                env={name: value for name, value in os.environ.items() if name.upper() not in self._environment} | self._environment,
             )
         finally:
             theirs.close()
@@ -105,6 +106,10 @@ class ChildEngine:
     async def stop(self, seconds: float) -> None:
         """Ask it to finish; kill it when it does not within `seconds`."""
         if self._process is None:
+            return
+        if not self._tasks:  # `start` was cancelled between spawning and linking
+            self.kill()
+            await self._process.wait()
             return
         self.send({"type": "stop"})
         done, _ = await asyncio.wait([self.ended], timeout=seconds)

@@ -6,15 +6,15 @@ Nothing of Ray is imported here: a Ray driver ends with its cluster, and the HTT
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import structlog
 
 from embed_service.cluster.node import ray_environment
 from embed_service.engine.protocol import Header
-from embed_service.scheduler.link import ChildEngine, Engine, OnMessage
+from embed_service.scheduler.keeper import NewEngine
+from embed_service.scheduler.link import ChildEngine, OnMessage
 from embed_service.settings import Settings
 
 KILL_SECONDS = 20.0  # an engine that does not end within this is not the only one that hangs
@@ -29,7 +29,7 @@ OWN = ("device", "dtype", "use_flash_attn", "embed_memory_gb", "cpu_threads")
 log = structlog.get_logger(__name__)
 
 
-def new_engines(settings: Settings) -> Sequence[Callable[[OnMessage], Engine]]:
+def new_engines(settings: Settings) -> Sequence[NewEngine]:
     """One function per engine that ENGINES asks for."""
     if settings.engines == "child":
         return [ChildEngine]
@@ -52,22 +52,25 @@ class RayDriver:
         """Have the engine of `link` started, in the place of the one before it with this number."""
         async with self._starting:
             if self._child is None or self._child.ended.done():
-                self._child = child = ChildEngine(self._on_message, "embed_service.cluster", ray_environment(self._settings))
+                self._child = child = ChildEngine(self._on_message, ray_environment(self._settings), "embed_service.cluster")
                 await child.start()
                 child.ended.add_done_callback(self._on_end)
         self._links[link.number] = link
-        order = self._orders.setdefault(link.number, self._order())
-        self.send(link.number, order)
+        if link.number not in self._orders:
+            self._orders[link.number] = self._order(link.environment)
+        self.send(link.number, self._orders[link.number])
 
-    def _order(self) -> Header:
+    def _order(self, models: Mapping[str, str]) -> Header:
+        """What an actor is made of. One of equal order is restarted by Ray, else it is replaced."""
         settings = self._settings
-        values = settings.model_dump()
-        for role in ("embed", "rerank"):
-            values[f"{role}_revision"] = values[f"{role}_revision"] or self._revisions.get(values[f"{role}_model"])
+        environment = {**_environment(settings, SHARED), **models}
+        for role in ("EMBED", "RERANK"):
+            if not environment.get(f"{role}_REVISION"):
+                environment[f"{role}_REVISION"] = self._revisions.get(environment[f"{role}_MODEL"], "")
         return {
             "type": "start",
-            "environment": _environment(values, SHARED),
-            "own": _environment(values, OWN),
+            "environment": environment,
+            "own": _environment(settings, OWN),
             "num_gpus": settings.ray_gpus_per_engine,
             "num_cpus": settings.ray_cpus_per_engine,
         }
@@ -87,6 +90,8 @@ class RayDriver:
     async def end(self, link: RayEngine, seconds: float) -> None:
         """The engine, for good; the process too when it was the last."""
         self._orders.pop(link.number, None)
+        if self._child is None:
+            return
         self.send(link.number, {"type": "end"})
         await asyncio.wait([link.ended], timeout=seconds)
         self._links.pop(link.number, None)
@@ -114,10 +119,11 @@ class RayDriver:
 class RayEngine:
     """One life of an engine on another box."""
 
-    def __init__(self, driver: RayDriver, number: int, on_message: OnMessage) -> None:
+    def __init__(self, driver: RayDriver, number: int, on_message: OnMessage, environment: Mapping[str, str]) -> None:
         self._driver = driver
         self._on_message = on_message
         self.number = number
+        self.environment = environment
         self.pid: int | None = None
         self.node: str | None = None
         self.ended: asyncio.Future[int | str] = asyncio.get_running_loop().create_future()
@@ -154,6 +160,6 @@ class RayEngine:
             self.ended.set_result(how)
 
 
-def _environment(values: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
-    """Settings as environment variables, as far as they differ from nothing."""
-    return {name.upper(): str(values[name]) for name in names if values[name] is not None}
+def _environment(settings: Settings, names: Sequence[str]) -> dict[str, str]:
+    """Settings as environment variables, as far as they have a value."""
+    return {name.upper(): str(value) for name in names if (value := getattr(settings, name)) is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,11 +16,12 @@ from embed_service.engine.sequences import Int32
 from embed_service.errors import ModelError, Unavailable
 from embed_service.models.fingerprint import computing_fingerprint, embedding_fingerprint
 from embed_service.models.spec import ModelSpec, Role
+from embed_service.scheduler.admission import Admission
 from embed_service.scheduler.cache import Caching, ResultCache, keys_of
 from embed_service.scheduler.health import describe_progress, health_body
 from embed_service.scheduler.lanes import Lanes
 from embed_service.scheduler.ray_link import new_engines
-from embed_service.scheduler.supervisor import Supervisor
+from embed_service.scheduler.supervisor import Supervisor, Unloaded
 from embed_service.scheduler.work import Float32, Job, Lane
 from embed_service.settings import Settings
 from embed_service.telemetry import metrics
@@ -53,14 +55,20 @@ class Computed:
     compute_seconds: float = 0.0
 
 
+def models_environment(settings: Settings) -> dict[str, str]:
+    """The models as an engine's environment has them; empty is unset."""
+    return {name.upper(): getattr(settings, name) or "" for name in ("embed_model", "rerank_model", "embed_revision", "rerank_revision")}
+
+
 class Service:
-    """Created once by `app.create_app`; lives on `app.state.service`."""
+    """Created once by `app.create_app`; lives on `app.state.service`. `settings` name the models that are served, or that load."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._started = time.monotonic()
         self._lanes = Lanes()
         self._supervisor = Supervisor(settings, self._lanes, self._on_described, new_engines(settings))
+        self.admission = Admission(settings, self._supervisor)
         self._served: dict[Role, ServedModel] = {}
         self._loading: asyncio.Task[None] | None = None
         self._fingerprint: str | None = None
@@ -68,14 +76,44 @@ class Service:
 
     async def start(self) -> None:
         """Spawn the engine and begin supervising. Returns at once."""
-        await self._supervisor.start()
+        await self._supervisor.start(models_environment(self.settings))
 
     async def stop(self) -> None:
         """Stop the engine."""
         await self._supervisor.stop()
 
+    @property
+    def engine(self) -> Supervisor:
+        """Its state, for those who only look."""
+        return self._supervisor
+
+    @property
+    def queued_tokens(self) -> int:
+        return self._lanes.queued_tokens
+
+    async def unload(self, phase: Unloaded) -> None:
+        """End the engine; its process is gone when this returns. The door is held (`admission`), and nobody is inside."""
+        await self._supervisor.unload(phase)
+
+    async def load(self, settings: Settings) -> None:
+        """After `unload`: start an engine with the models that `settings` name. Returns at once."""
+        self.settings = settings
+        await self._supervisor.start(models_environment(settings))
+
+    async def loaded(self) -> None:
+        """Wait for the tokenizers of what was described last."""
+        if self._loading is not None:
+            await asyncio.shield(self._loading)
+
+    def admitted(self) -> AbstractAsyncContextManager[None]:
+        """Around all that a request does with the models: `wait_ready`, tokenising, `compute`."""
+        return self.admission.admitted()
+
     def _on_described(self, specs: dict[Role, ModelSpec]) -> None:
         self._cache.clear()  # another engine: other models, or the one before was ended because it computed wrongly
+        for role, served in list(self._served.items()):
+            if served.spec != specs.get(role):  # its token ids would mean nothing to these models
+                del self._served[role]
         self._loading = asyncio.create_task(self._load_tokenizers(specs))
 
     async def _load_tokenizers(self, specs: dict[Role, ModelSpec]) -> None:

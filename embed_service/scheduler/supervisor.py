@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import structlog
 
@@ -13,11 +13,13 @@ from embed_service.models.fingerprint import computing_fingerprint
 from embed_service.models.spec import ModelSpec, Role
 from embed_service.scheduler.dispatcher import Dispatcher
 from embed_service.scheduler.engine_state import EngineState, together
-from embed_service.scheduler.keeper import Keeper
+from embed_service.scheduler.keeper import Keeper, NewEngine
 from embed_service.scheduler.lanes import Lanes
-from embed_service.scheduler.link import ChildEngine, Engine, OnMessage
+from embed_service.scheduler.link import ChildEngine
 from embed_service.settings import Settings
 from embed_service.telemetry import metrics
+
+Unloaded = Literal["paused", "idle", "starting"]  # the phase while there is no engine on purpose; starting: others come at once
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +27,7 @@ log = structlog.get_logger(__name__)
 class Supervisor:
     """Runs from `start` to `stop`. `ready` is set while work can be computed; `on_described(specs)` is called when models are on disk.
 
+    In between `unload` ends the engines on purpose and `start` begins others, with the models that their environment names.
     `new_engines` has one function for each engine that is to be kept alive: it makes that engine's next link.
     """
 
@@ -33,7 +36,7 @@ class Supervisor:
         settings: Settings,
         lanes: Lanes,
         on_described: Callable[[dict[Role, ModelSpec]], None],
-        new_engines: Sequence[Callable[[OnMessage], Engine]] = (ChildEngine,),
+        new_engines: Sequence[NewEngine] = (ChildEngine,),
     ) -> None:
         self._lanes = lanes
         self._on_described = on_described
@@ -43,15 +46,40 @@ class Supervisor:
         self.dispatcher = Dispatcher(settings, lanes)
         self.keepers = [Keeper(settings, self.dispatcher, self, new_engine) for new_engine in new_engines]
         self.ready = asyncio.Event()
-        self.changed = asyncio.Condition()  # notified when an engine becomes ready or none can be for good
+        self.changed = asyncio.Condition()  # notified when an engine becomes ready or ends, or none can be had for good
 
-    async def start(self) -> None:
+    async def start(self, environment: Mapping[str, str] | None = None) -> None:
+        """Keep the engines alive from now on. `environment`: settings of their own, over those of this process."""
+        self.refused = False
+        if self.state.phase in ("paused", "idle"):
+            self._enter("starting")
         for keeper in self.keepers:
-            keeper.start()
+            keeper.start(environment or {})
 
     async def stop(self) -> None:
-        """End the engines: a polite word, then SIGKILL."""
+        """End the engines: a polite word, then SIGKILL. What they have not answered is lost."""
         await asyncio.gather(*(keeper.stop() for keeper in self.keepers))
+
+    async def unload(self, phase: Unloaded) -> None:
+        """End the engines on purpose. When this returns their processes are gone, and their memory with them; `start` begins others.
+
+        What is still queued or was not answered waits for those.
+        """
+        for keeper in self.keepers:
+            keeper.close()
+        await self.stop()
+        for keeper in self.keepers:
+            keeper.forget()
+        self._enter(phase)
+        self.on_change()
+        log.info("engines unloaded", phase=phase)
+        await self.notify()
+
+    def _enter(self, phase: Unloaded) -> None:
+        for keeper in self.keepers:
+            keeper.state.phase = phase
+        for cause in metrics.UNLOADED_CAUSES:
+            metrics.unloaded.labels(cause).set(cause == phase)
 
     @property
     def state(self) -> EngineState:
@@ -61,6 +89,11 @@ class Supervisor:
     def pid(self) -> int | None:
         engine = self.keepers[0].engine
         return engine.pid if engine else None
+
+    @property
+    def failures(self) -> int:
+        """Engines in a row that ended before they were ready, where no keeper fared better."""
+        return min(keeper.failures for keeper in self.keepers)
 
     @property
     def healthy(self) -> bool:
@@ -78,8 +111,8 @@ class Supervisor:
         self._on_described(models)
         return None
 
-    def on_change(self) -> None:
-        """Tell those who wait, where an engine opened or the last hope is gone."""
+    def on_change(self, *, ended: bool = False) -> None:
+        """Tell those who wait, where an engine opened or ended or the last hope is gone."""
         was_ready, error = self.ready.is_set(), self.state.error
         open_engines = sum(keeper.is_open for keeper in self.keepers)
         metrics.ready.set(self.healthy)
@@ -88,12 +121,12 @@ class Supervisor:
             self.ready.set()
         else:
             self.ready.clear()
-        if was_ready == self.ready.is_set() and error is self._told_error:
+        if was_ready == self.ready.is_set() and error is self._told_error and not ended:
             return
-        self._told_error = error
-        if error is not None:
+        if error is not None and error is not self._told_error:
             self._drop_all(error)
-        task = asyncio.create_task(self._tell())
+        self._told_error = error
+        task = asyncio.create_task(self.notify())
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
@@ -111,7 +144,8 @@ class Supervisor:
             if not job.done.done():  # its client may have left at this very moment
                 job.done.set_exception(Unavailable(error["message"], retry_after_seconds=30, code=error["code"]))
 
-    async def _tell(self) -> None:
+    async def notify(self) -> None:
+        """Wake those who wait for `changed`."""
         async with self.changed:
             self.changed.notify_all()
 

@@ -22,11 +22,11 @@ class ErrorResponse(BaseModel):
 
 
 class Health(BaseModel):
-    """200 when warm; otherwise 503 with the same fields."""
+    """200 when warm or idle (the next request loads the models); otherwise 503 with the same fields."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
-    status: Literal["ok", "loading", "error"]
+    status: Literal["ok", "idle", "loading", "paused", "error"]
     models: dict[str, str]
     device: str | None
     cuda_available: bool | None

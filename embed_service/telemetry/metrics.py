@@ -24,6 +24,7 @@ COMPUTE_ROUTES = ("/v1/embeddings", "/v1/rerank", "/v1/score")
 STATUSES = ("200", "400", "401", "403", "404", "405", "413", "415", "499", "500", "503")  # 499: the client left
 ROLES = ("embed", "rerank")
 LANES = ("interactive", "bulk")
+UNLOADED_CAUSES = ("paused", "idle")
 RESTART_CAUSES = ("exited", "hang", "stuck", "canary", "failed")
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 110)
@@ -68,6 +69,7 @@ token_budget = Gauge(
 )
 ready = Gauge("embed_ready", "1 while /health is green.", registry=REGISTRY)
 engine_up = Gauge("embed_engine_up", "Engines that take work.", registry=REGISTRY)
+unloaded = Gauge("embed_unloaded", "1 while the models are off the device on purpose.", ("cause",), registry=REGISTRY)
 cache_hits = Counter("embed_cache_hits", "Sequences answered from the result cache.", ("role",), registry=REGISTRY)
 cache_misses = Counter("embed_cache_misses", "Sequences looked up in the result cache and not found.", ("role",), registry=REGISTRY)
 cache_bytes = Gauge("embed_cache_bytes", "Memory of the result cache.", registry=REGISTRY)
@@ -90,6 +92,8 @@ def _present_from_start() -> None:
             metric.labels(role)
     for cause in RESTART_CAUSES:
         engine_restarts.labels(cause)
+    for cause in UNLOADED_CAUSES:
+        unloaded.labels(cause)
     model.info({"embed": "", "rerank": "", "device": "", "dtype": "", "fingerprint": "", "executor": ""})
 
 

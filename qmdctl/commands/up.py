@@ -40,6 +40,7 @@ def up(
     A first download may take a night: there is no time limit unless --timeout gives one, and a download to which no byte comes is said
     to be stalled. Ctrl-C ends the waiting; what runs goes on.
     """
+    from qmdctl.commands.resume import resume_paused
     from qmdctl.engine import Engine
     from qmdctl.errors import InterruptedByUser
     from qmdctl.startup.compose_up import compose_up, remove
@@ -55,6 +56,7 @@ def up(
     there = engine.containers(settings.name)
     if service:
         service = services = [*services, *_led_elsewhere(settings, there, services, terminal)]
+    resume_paused(engine, settings, terminal, services)
     off = [name for name in there if name in settings.every_service and name not in settings.services]
     if not off and _is_current(engine, compose, settings, {name: one for name, one in there.items() if name in services}, services):
         _settle_services(engine, compose, settings, terminal, services)

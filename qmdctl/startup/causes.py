@@ -46,11 +46,11 @@ def cause_of(container: Container, phase: Phase, log: Sequence[str], facts: Mapp
     if container.oom_killed or not symptom:
         sentence = {
             "unhealthy": f"Docker counts it as unhealthy: {phase.detail or 'its healthcheck fails'}",
-            "paused": "the container is paused",
+            "paused": "its models were unloaded to free the device" if container.running else "the container is paused",
         }.get(phase.name, f"the container {'ends again and again' if loop else 'ended'} ({exit_text(container)})")
         fix = {
             "unhealthy": f"qmdctl restart {container.service}; its log: qmdctl logs {container.service}",
-            "paused": f"docker unpause {container.name}",
+            "paused": f"qmdctl resume {container.service}" if container.running else f"docker unpause {container.name}",
         }.get(phase.name, f"see its whole log: qmdctl logs {container.service}")
         if container.oom_killed:
             fix = "choose smaller models in .env, or stop what else takes memory: qmdctl doctor shows the budget"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from qmdctl.control import as_of_now
 from qmdctl.engine import Container, Engine
 from qmdctl.settings import Settings
 from qmdctl.startup.causes import cause_of, certificate_cause
@@ -44,6 +45,10 @@ class ServiceStatus:
 
     @property
     def models(self) -> list[str]:
+        """What the service says that it serves, else what its container was made for."""
+        told = self.container.probe.get("models") if self.container else None
+        if isinstance(told, dict) and told:
+            return list(dict.fromkeys(str(name) for name in told.values()))
         found = [self.container.environment.get(name, "") for name in MODEL_VARIABLES] if self.container else []
         return list(dict.fromkeys(name for name in found if name))
 
@@ -77,6 +82,7 @@ class ServiceStatus:
 def look(engine: Engine, services: Sequence[str], settings: Settings) -> list[ServiceStatus]:
     """All of `services`, and any other container of the project."""
     containers, source = engine.containers(settings.name), EngineSource(engine, settings.project.folder)
+    containers = {name: as_of_now(engine, one) for name, one in containers.items()}
     names = [*services, *(name for name in containers if name not in services)]
     sidecars = {name: read_sidecar(engine, one) for name, one in containers.items() if one.running and name in SIDECARS and name in names}
     phases = {}

@@ -31,6 +31,7 @@ WORDS = {
     "applying": "putting its serve config in force",
     "certificate": "getting its certificate",
     "ready": "ready",
+    "idle": "idle, its models load with the next request",
     "unresponsive": "its engine does not answer",
     "unhealthy": "unhealthy",
     "error": "error",
@@ -73,7 +74,8 @@ class Phase:
 
     @property
     def ready(self) -> bool:
-        return self.name == "ready"
+        """An idle service too: it answers whoever asks."""
+        return self.name in ("ready", "idle")
 
     @property
     def stalled(self) -> bool:

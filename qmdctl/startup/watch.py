@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from qmdctl.control import UNLOADED, as_of_now
 from qmdctl.engine import Container, Engine
 from qmdctl.errors import MissingError, WaitTimeoutError
 from qmdctl.startup.causes import Cause, StartFailed, cause_of, certificate_cause
@@ -48,7 +49,11 @@ class EngineSource:
         self._engine, self._folder = engine, folder
 
     def containers(self, project: str) -> dict[str, Container]:
-        return self._engine.containers(project)
+        found = self._engine.containers(project)
+        embed = found.get("embed")
+        if embed is not None and embed.probe.get("status") in UNLOADED:  # it may be an old line: it has been resumed, or woken
+            found["embed"] = as_of_now(self._engine, embed)
+        return found
 
     def log(self, container: Container, whole: bool) -> list[str]:
         return self._engine.logs(container, tail=LOG_LINES, since=None if whole else container.started_at)

@@ -19,7 +19,7 @@ from tests.support.service import ROOT
 
 GPU, CPU = ROOT / "compose.yaml", ROOT / "compose.cpu.yaml"
 EXAMPLE = env_file.read(ROOT / ".env.example")
-OWN_ADDRESS = {"HOST", "PORT"}  # the container's own
+OWN_ADDRESS = {"HOST", "PORT", "CONTROL_SOCKET"}  # the container's own
 
 
 def environment(service: str) -> dict[str, str]:
