@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from tests.ray.conftest import Running
 from tests.service.conftest import TEXTS, Load, embed, metric
-from tests.support.service import ServiceProcess, poll
+from tests.support.service import ROOT, ServiceProcess, poll
 
 pytestmark = pytest.mark.ray
 
@@ -52,6 +56,24 @@ def test_an_engine_that_ends_loses_no_request_and_comes_back(running: Running, n
     assert (after[1]["pid"], after[1]["restarts"]) == (before[1]["pid"], before[1]["restarts"]), "the other went on"
     cause = {signal.SIGKILL: "exited", signal.SIGSTOP: "hang"}[number]
     assert metric(running.service, f'embed_engine_restarts_total{{cause="{cause}"}}') >= 1
+
+
+def control(service: ServiceProcess, *arguments: str) -> dict[str, Any]:
+    """The last line of `embed-service control`."""
+    command = [sys.executable, "-m", "embed_service", "control", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=service.environment, capture_output=True, text=True, timeout=300, check=True)
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def test_a_pause_ends_every_engine_and_a_resume_starts_all(running: Running) -> None:
+    before = running.wait_ready()
+    expected = embed(running.service, TEXTS[:2])
+    assert control(running.service, "pause")["state"] == "paused"
+    assert not any(os.path.exists(f"/proc/{line['pid']}") for line in before), "their memory is free when it returns"
+    assert [line["phase"] for line in running.engines()] == ["paused"] * 2
+    assert control(running.service, "resume")["state"] == "serving"
+    assert abs(embed(running.service, TEXTS[:2]) - expected).max() < 1e-5
+    running.wait_ready()
 
 
 def test_a_poisonous_text_ends_alone(running: Running) -> None:
