@@ -58,7 +58,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder: Path = tmp_path_factory.mktemp("ray")
     cluster = Cluster(folder, {"PYTHONPATH": python_path, "FAULT": "poison", "FAULT_TOKEN": str(zebra)})
     environment = {**QUICK, "RAY_ADDRESS": cluster.address, "RAY_AUTH_TOKEN_PATH": str(cluster.token), "PYTHONPATH": str(ROOT)}
-        environment["CONTROL_SOCKET"] = str(folder / "control.sock")
+    environment["CONTROL_SOCKET"] = str(folder / "control.sock")
     try:
         head = cluster.start_head()
         workers = [cluster.start_worker(), cluster.start_worker()]

@@ -16,7 +16,7 @@ from tests.ray.conftest import Running
 from tests.service.conftest import TEXTS, Load, embed, metric
 from tests.support.service import ROOT, ServiceProcess, poll
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 def answered(running: Running) -> list[int]:
