@@ -33,6 +33,8 @@ class Driver:
         self._writer: asyncio.StreamWriter | None = None
         self._engines: dict[int, RemoteEngine] = {}
         self._lives: dict[int, asyncio.Task[None]] = {}
+        self._ends: dict[int, asyncio.Task[None]] = {}
+        self._ending = asyncio.Lock()
         self._connected = asyncio.Event()
         self._detail = ""  # why it is not
 
@@ -89,10 +91,14 @@ class Driver:
             if not engine.placed:
                 self._cut_off(number, "it was killed before it had a place")
         elif kind == "end":
-            engine.end()
-            self._cut_off(number, "it was asked to end")
+            self._ends[number] = asyncio.create_task(self._end(number, engine))
         else:
             engine.put(header, body)
+
+    async def _end(self, number: int, engine: RemoteEngine) -> None:
+        async with self._ending:  # one after the other, as each waits for the resources that the other may free
+            await engine.leave()
+        self._cut_off(number, "it was asked to end")
 
     def _cut_off(self, number: int, how: str) -> None:
         if number in self._lives:

@@ -7,15 +7,19 @@ private network, and RAY_AUTH_TOKEN_PATH is demanded where the node has an addre
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from embed_service.errors import SettingsError
 from embed_service.settings import Settings, load_settings
 
 GCS_PORT = 6379
-FIRST_WORKER_PORT, LAST_WORKER_PORT = 6390, 6409
+FIRST_WORKER_PORT, LAST_WORKER_PORT = 6390, 6399
+PROBE_SECONDS = 5.0
 FIXED_PORTS = {
     "--node-manager-port": 6380,
     "--object-manager-port": 6381,
@@ -100,10 +104,24 @@ class Head:
         await self._process.wait()
 
 
-def main() -> int:
+def probe(settings: Settings) -> int:
+    """The container's healthcheck: 0 while this box's node answers on its port. One line of JSON, as the other services print."""
+    try:
+        socket.create_connection((settings.ray_node_ip or "", FIXED_PORTS["--node-manager-port"]), PROBE_SECONDS).close()
+    except OSError as error:
+        line = {"status": "loading", "phase": "starting", "error": f"the Ray node does not answer: {error}"}
+    else:
+        line = {"status": "ok", "phase": "ready"}
+    sys.stdout.write(json.dumps(line) + "\n")
+    return 0 if line["status"] == "ok" else 1
+
+
+def main(arguments: Sequence[str]) -> int:
     """The node of a box that is not the head, until it is asked to end or the head is gone. Exit status 2 for unusable settings."""
     try:
         settings = load_settings()
+        if "--probe" in arguments:
+            return probe(settings)
         command = start_command(settings, head=False)
     except SettingsError as error:
         sys.stderr.write(f"embed-service: {error}\n")
@@ -112,4 +130,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

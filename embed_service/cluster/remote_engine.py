@@ -21,6 +21,7 @@ from embed_service.engine.ray_actor import EngineActor
 
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 0.3
+LEAVE_SECONDS = 10.0
 
 Send = Callable[[Header, bytes], None]
 
@@ -36,6 +37,7 @@ class RemoteEngine:
         self._actor: Any = None
         self._made_of: object = None
         self._incarnation: str | None = None  # of the last life
+        self._share: dict[str, float] = {}  # of its box
         self.placed = False  # its process answered
 
     async def run(self, order: Mapping[str, Any]) -> str:
@@ -63,6 +65,7 @@ class RemoteEngine:
         while True:
             if self._actor is None:
                 self._made_of = order
+                self._share = {"CPU": order["num_cpus"], "GPU": order["num_gpus"]}
                 self._actor = EngineActor.options(  # type: ignore[attr-defined]
                     num_gpus=order["num_gpus"],
                     num_cpus=order["num_cpus"],
@@ -107,6 +110,18 @@ class RemoteEngine:
         self._kill(no_restart=True)
         self._actor = None
 
+    async def leave(self) -> None:
+        """End it, and wait until its box has its share back: its process is gone then, and its memory free."""
+        if self._actor is None or not self.placed:
+            self.end()
+            return
+        before = await asyncio.to_thread(_free)
+        self.end()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                while not _has_back(before, await asyncio.to_thread(_free), self._share):
+                    await asyncio.sleep(0.1)
+
     def _kill(self, no_restart: bool) -> None:
         if self._actor is not None:
             with contextlib.suppress(RayError, ValueError):
@@ -141,9 +156,18 @@ async def _future(reference: Any) -> Any:
     return await reference
 
 
+def _free() -> dict[str, float]:
+    found: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    return found
+
+
+def _has_back(before: Mapping[str, float], now: Mapping[str, float], share: Mapping[str, float]) -> bool:
+    return all(now.get(name, 0.0) >= before.get(name, 0.0) + count for name, count in share.items())
+
+
 def _missing(order: Mapping[str, Any]) -> str:
     """What no box has free, where Ray knows that."""
+    free = _free()
     wanted = {"CPU": order["num_cpus"], "GPU": order["num_gpus"]}
-    free = ray.available_resources()  # type: ignore[no-untyped-call]
     lacking = [f"{count:g} {name}" for name, count in wanted.items() if count > free.get(name, 0.0)]
     return f"no box has {' and '.join(lacking)} free" if lacking else ""

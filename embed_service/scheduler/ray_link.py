@@ -18,6 +18,7 @@ from embed_service.scheduler.link import ChildEngine, OnMessage
 from embed_service.settings import Settings
 
 KILL_SECONDS = 20.0  # an engine that does not end within this is not the only one that hangs
+END_SECONDS = 15.0  # until its box has freed what it held
 # What decides the answers, and how work is cut, is the same on every box.
 SHARED = (
     "embed_model", "rerank_model", "embed_revision", "rerank_revision", "max_input_tokens", "max_batch_size", "max_batch_tokens",
@@ -93,7 +94,7 @@ class RayDriver:
         if self._child is None:
             return
         self.send(link.number, {"type": "end"})
-        await asyncio.wait([link.ended], timeout=seconds)
+        await asyncio.wait([link.ended], timeout=max(seconds, END_SECONDS))
         self._links.pop(link.number, None)
         if not self._links and self._child is not None:
             child, self._child = self._child, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from tests.ray.cluster import Cluster
 from tests.service.conftest import FAULTS
+from tests.support.ray_cluster import Cluster
+from tests.support.require import require
 from tests.support.service import ROOT, ServiceProcess, minilm_path, poll
 
 QUICK = {
@@ -52,6 +54,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    require("ray", importlib.util.find_spec("ray") is not None, "Ray is not installed: make test installs it")
     zebra = Tokenizer.from_file(f"{minilm_path()}/tokenizer.json").token_to_id("zebra")
     assert zebra is not None
     python_path = f"{FAULTS}:{ROOT}"
