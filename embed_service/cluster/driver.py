@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from functools import partial
+from typing import Any
 
 import ray
 import structlog
@@ -66,9 +67,10 @@ class Driver:
             await asyncio.sleep(RETRY_SECONDS)
         self._connected.set()
 
-    @staticmethod
-    def _init(address: str) -> None:
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+    def _init(self, address: str) -> None:
+        # The address at which the others reach this box is none of the container's own where its ports are published.
+        options: dict[str, Any] = {"_node_ip_address": self._settings.ray_node_ip} if self._settings.ray_node_ip else {}
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
 
     async def _end_with(self, head: Head) -> None:
         await head.ended()
