@@ -69,7 +69,7 @@ def test_a_pause_ends_every_engine_and_a_resume_starts_all(running: Running) -> 
     before = running.wait_ready()
     expected = embed(running.service, TEXTS[:2])
     assert control(running.service, "pause")["state"] == "paused"
-    assert not any(os.path.exists(f"/proc/{line['pid']}") for line in before), "their memory is free when it returns"
+    poll(lambda: not any(os.path.exists(f"/proc/{line['pid']}") for line in before), 30, "the last moment of their processes")
     assert [line["phase"] for line in running.engines()] == ["paused"] * 2
     assert control(running.service, "resume")["state"] == "serving"
     assert abs(embed(running.service, TEXTS[:2]) - expected).max() < 1e-5
