@@ -88,6 +88,28 @@ class Settings(BaseSettings):
     load_wait_seconds: float = Field(25, ge=0, description="How long a request waits for models that load or an engine that restarts.")
     drain_seconds: float = Field(20, ge=0, description="How long SIGTERM waits for requests in flight.")
 
+    # Engines
+    engines: Literal["child", "ray"] = Field(
+        "child", description="`child`: one engine, a process beside the service; `ray`: engines on several boxes (docs/scale.md)."
+    )
+    ray_engines: int = Field(1, ge=1, description="Engines that are kept alive over all boxes.")
+    ray_gpus_per_engine: float = Field(
+        1,
+        ge=0,
+        description="GPUs that an engine takes of its box; 0.5: two engines share one (set EMBED_MEMORY_GB); 0: it computes on a CPU.",
+    )
+    ray_cpus_per_engine: float = Field(1, ge=0, description="CPUs that an engine counts for on its box.")
+    ray_address: str | None = Field(
+        None,
+        description="Head of the Ray cluster, as address:port. Unset: the service is the head itself. "
+        "Elsewhere a node of that cluster must run on this machine.",
+    )
+    ray_node_ip: str | None = Field(None, description="Address of this box on the private network of the boxes.")
+    ray_node_cpus: int | None = Field(None, ge=0, description="CPUs that this box gives to engines. Unset: all that Ray finds.")
+    ray_node_gpus: int | None = Field(None, ge=0, description="GPUs that this box gives to engines. Unset: all that Ray finds.")
+    ray_auth_token_path: str | None = Field(None, description="File with the token that all boxes of the cluster have in common.")
+    ray_object_store_mb: int = Field(200, ge=80, description="Shared memory of a box's Ray node for messages, in MB.")
+
     # Health
     health_canary_seconds: float = Field(30, gt=0, description="/health is green only while a canary passed within this time.")
     engine_hang_seconds: float = Field(

@@ -16,16 +16,20 @@ def main() -> None:
     fd = parser.parse_args().fd
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the HTTP process decides what it means
     die_with_parent()
-    # Libraries read these when they are imported.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    wait_briefly()
+    prepare_environment()
 
     from embed_service.engine.process import EngineProcess
     from embed_service.engine.protocol import BlockingConnection
 
     EngineProcess(BlockingConnection(socket.socket(fileno=fd))).run()
+
+
+def prepare_environment() -> None:
+    """What libraries read when they are imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    wait_briefly()
 
 
 def wait_briefly() -> None:

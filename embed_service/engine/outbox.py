@@ -6,13 +6,13 @@ import os
 import queue
 import threading
 
-from embed_service.engine.protocol import BlockingConnection, Header
+from embed_service.engine.protocol import Connection, Header
 
 
 class Outbox:
     """Frames leave in the order of `put`. What waits is bounded by the protocol: each `run` follows upon a `started` that was read."""
 
-    def __init__(self, connection: BlockingConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._frames: queue.Queue[tuple[Header, bytes]] = queue.Queue()
         threading.Thread(target=self._write, name="outbox", daemon=True).start()
@@ -22,8 +22,9 @@ class Outbox:
         self._frames.put((header, body))
 
     def flush(self) -> None:
-        """Wait until everything that was put is with the kernel, where it outlives this process."""
+        """Wait until everything that was put is where it outlives this process."""
         self._frames.join()
+        self._connection.flush()
 
     def _write(self) -> None:
         while True:

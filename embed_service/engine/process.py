@@ -17,7 +17,7 @@ import numpy as np
 from embed_service.engine.executor import Executor, Prepared
 from embed_service.engine.inbox import Inbox
 from embed_service.engine.outbox import Outbox
-from embed_service.engine.protocol import BlockingConnection, Header
+from embed_service.engine.protocol import Connection, Header
 from embed_service.engine.sequences import Sequences
 from embed_service.errors import ModelError, SettingsError
 from embed_service.models import hub
@@ -55,9 +55,9 @@ class _Loaded:
 
 
 class EngineProcess:
-    """Runs in the main thread, which computes; one thread reads and prepares, one writes results, one sends heartbeats."""
+    """`run` has the thread that computes; one thread reads and prepares, one writes results, one sends heartbeats."""
 
-    def __init__(self, connection: BlockingConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._outbox = Outbox(connection)
         self._loaded: _Loaded | None = None
@@ -255,7 +255,7 @@ def _prepare(executor: Executor, header: Header, body: bytes) -> Work:
 class _Progress:
     """Adds up the bytes of downloads that run side by side."""
 
-    def __init__(self, connection: BlockingConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._bytes: dict[Role, tuple[int, int]] = {}
         self._lock = threading.Lock()

@@ -11,7 +11,7 @@ import asyncio
 import socket
 import struct
 import threading
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import orjson
 
@@ -31,6 +31,17 @@ async def read_frame(reader: asyncio.StreamReader) -> tuple[Header, bytes]:
     header_length, body_length = PREFIX.unpack(await reader.readexactly(PREFIX.size))
     header = orjson.loads(await reader.readexactly(header_length))
     return header, await reader.readexactly(body_length)
+
+
+class Connection(Protocol):
+    """The engine's end of a link: reads from one thread, writes from any."""
+
+    def send(self, header: Header, body: bytes = b"") -> None: ...
+
+    def receive(self) -> tuple[Header, bytes] | None: ...
+
+    def flush(self) -> None:
+        """Wait until what was sent outlives this process."""
 
 
 class BlockingConnection:
@@ -57,6 +68,9 @@ class BlockingConnection:
         if len(header) < header_length or len(body) < body_length:
             return None
         return orjson.loads(header), body
+
+    def flush(self) -> None:
+        """What was sent is with the kernel."""
 
     def close(self) -> None:
         self._file.close()

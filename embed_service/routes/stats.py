@@ -36,7 +36,7 @@ async def stats(request: Request) -> Response:
     if probe.due:  # its answer is for the next request: nobody waits for another server here
         state.asking_kv_cache = asyncio.create_task(probe.ask())
     _, health = service.health()
-    engine = health["engine"]["pid"]
+    engine = health["engine"]["pid"] if state.settings.engines == "child" else None  # on other boxes it is another box's process
     bar = memory_bar(service.memory(), [os.getpid(), *([engine] if engine else [])], probe.last)
     memory = bar and {
         "kind": bar.kind,

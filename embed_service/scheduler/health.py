@@ -6,12 +6,16 @@ import time
 from typing import Any
 
 from embed_service import __version__
-from embed_service.scheduler.supervisor import EngineState, Supervisor
+from embed_service.scheduler.engine_state import EngineState
+from embed_service.scheduler.keeper import Keeper
+from embed_service.scheduler.supervisor import Supervisor
 from embed_service.settings import Settings
 
 GIGABYTE = 1e9
 PHASES = {
     "starting": "starting the engine",
+    "connecting": "connecting to the Ray cluster",
+    "placing": "waiting for a box with room for an engine",
     "resolving": "asking the hub which files the models have",
     "loading": "loading weights",
     "warming": "warming up",
@@ -27,7 +31,26 @@ def describe_progress(state: EngineState) -> str:
     if (state.phase == "downloading" and state.total_bytes) or state.interrupted:
         text = f"downloading {state.done_bytes / GIGABYTE:.2f} of {state.total_bytes / GIGABYTE:.2f} GB"
         return text + (" (stalled: no new byte for a minute; check the network)" if state.stalled else "")
-    return PHASES.get(state.phase, state.phase)
+    return PHASES.get(state.phase, state.phase) + (f" ({state.detail})" if state.detail else "")
+
+
+def _engine(keeper: Keeper) -> dict[str, Any]:
+    """One engine's own line."""
+    state, engine = keeper.state, keeper.engine
+    return {
+        "phase": "error" if state.error else "unresponsive" if state.phase == "ready" and not keeper.healthy else state.phase,
+        "pid": engine.pid if engine else None,
+        "node": engine.node if engine else None,
+        "device": state.device,
+        "executor": state.executor,
+        "attention": state.attention,
+        "dtype": state.dtype,
+        "micro_batches": keeper.slot.answered,
+        "restarts": state.restarts,
+        "last_end": state.last_end,
+        **({"error": state.error["message"]} if state.error else {}),
+        **({"detail": state.detail} if state.detail else {}),
+    }
 
 
 def health_body(settings: Settings, supervisor: Supervisor, fingerprint: str | None, started: float) -> tuple[int, dict[str, Any]]:
@@ -57,6 +80,7 @@ def health_body(settings: Settings, supervisor: Supervisor, fingerprint: str | N
             "restarts": state.restarts,
             "last_end": state.last_end,
         },
+        "engines": [_engine(keeper) for keeper in supervisor.keepers],
     }
     if status == "loading" or state.interrupted:
         body["progress"] = {

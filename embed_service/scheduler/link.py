@@ -1,4 +1,4 @@
-"""The link to an engine: a child process and a socket pair."""
+"""The link to an engine: what each form of it has (`ray_link.py` is the other), and a child process with a socket pair."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import structlog
 
@@ -19,33 +20,65 @@ STREAM_LIMIT_BYTES = 16 * 1024 * 1024
 log = structlog.get_logger(__name__)
 
 
+class Engine(Protocol):
+    """One engine's life, which ends once; a new engine is a new object.
+
+    `ended` resolves to how it ended: the exit status of a process (negative: the signal), or a sentence.
+    """
+
+    ended: asyncio.Future[int | str]
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, on the box where it runs."""
+
+    @property
+    def node(self) -> str | None:
+        """Address of that box; None: this one."""
+
+    async def start(self) -> None:
+        """Begin its life. Returns before it is loaded."""
+
+    def send(self, header: Header, body: bytes = b"") -> None:
+        """Queue one frame. What is sent to a dead engine is lost; `ended` tells."""
+
+    def kill(self) -> None:
+        """End it at once, stopped or hung as it may be."""
+
+    async def stop(self, seconds: float) -> None:
+        """Ask it to finish, and free its device; kill it when it does not within `seconds`."""
+
+
 class ChildEngine:
-    """One engine process. Its life ends once; a new engine is a new object.
+    """An engine on this machine: `python -m MODULE --fd N`, with one end of a socket pair.
 
     `on_message(header, body)` is called for each frame; the future `ended` resolves to the exit status (negative: the signal).
     `environment`: variables of its own, over those of this process.
     """
 
-    def __init__(self, on_message: OnMessage, environment: Mapping[str, str] | None = None) -> None:
+    node = None
+
+    def __init__(self, on_message: OnMessage, environment: Mapping[str, str] | None = None, module: str = "embed_service.engine") -> None:
         self._on_message = on_message
         self._environment = dict(environment or {})
+        self._module = module
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[int | str] = asyncio.get_running_loop().create_future()
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Spawn `python -m embed_service.engine`. It inherits stderr, so its log lines join ours, and the environment."""
+        """Spawn the process. It inherits stderr, so its log lines join ours, and the environment."""
         ours, theirs = socket.socketpair()
         try:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "embed_service.engine",
+                self._module,
                 "--fd",
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),

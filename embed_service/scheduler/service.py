@@ -20,6 +20,7 @@ from embed_service.scheduler.admission import Admission
 from embed_service.scheduler.cache import Caching, ResultCache, keys_of
 from embed_service.scheduler.health import describe_progress, health_body
 from embed_service.scheduler.lanes import Lanes
+from embed_service.scheduler.ray_link import new_engines
 from embed_service.scheduler.supervisor import Supervisor, Unloaded
 from embed_service.scheduler.work import Float32, Job, Lane
 from embed_service.settings import Settings
@@ -66,7 +67,7 @@ class Service:
         self.settings = settings
         self._started = time.monotonic()
         self._lanes = Lanes()
-        self._supervisor = Supervisor(settings, self._lanes, self._on_described)
+        self._supervisor = Supervisor(settings, self._lanes, self._on_described, new_engines(settings))
         self.admission = Admission(settings, self._supervisor)
         self._served: dict[Role, ServedModel] = {}
         self._loading: asyncio.Task[None] | None = None
@@ -253,11 +254,10 @@ class Service:
 
     def queue_facts(self) -> dict[str, Any]:
         """What waits: queued_tokens, the sequences of each lane, and the token budget of each role's next micro-batch."""
-        budgets = self._supervisor.dispatcher.budgets
         return {
             "queued_tokens": self._lanes.queued_tokens,
             "lanes": {lane: {"queued_sequences": count} for lane, count in self._lanes.queued_sequences.items()},
-            "token_budget": {role: budget.tokens for role, budget in budgets.items()},
+            "token_budget": self._supervisor.dispatcher.budgets,
         }
 
     def model_info(self) -> dict[str, str]:

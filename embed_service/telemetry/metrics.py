@@ -56,15 +56,19 @@ out_of_memory_splits = Counter(
 )
 failed_rows = Counter("embed_failed_rows", "Sequences that the model could not compute.", ("role",), registry=REGISTRY)
 engine_restarts = Counter("embed_engine_restarts", "Engines started again, by what ended the one before.", ("cause",), registry=REGISTRY)
-engine_busy_seconds = Counter("embed_engine_busy_seconds", "Seconds in which the device computed.", registry=REGISTRY)
-engine_idle_seconds = Counter("embed_engine_idle_seconds", "Seconds in which the device did nothing while work waited.", registry=REGISTRY)
+engine_busy_seconds = Counter(
+    "embed_engine_busy_seconds", "Seconds in which the devices computed, all engines together.", registry=REGISTRY
+)
+engine_idle_seconds = Counter("embed_engine_idle_seconds", "Seconds in which a device did nothing while work waited.", registry=REGISTRY)
 requeued_sequences = Counter("embed_requeued_sequences", "Sequences computed again because their engine ended.", registry=REGISTRY)
 dropped_clients = Counter("embed_dropped_clients", "Requests whose client left before the answer.", registry=REGISTRY)
 queued_sequences = Gauge("embed_queued_sequences", "Sequences that wait.", ("lane",), registry=REGISTRY)
 queued_tokens = Gauge("embed_queued_tokens", "Tokens that wait.", registry=REGISTRY)
-token_budget = Gauge("embed_token_budget", "Most tokens that the next micro-batch may have.", ("role",), registry=REGISTRY)
+token_budget = Gauge(
+    "embed_token_budget", "Most tokens that the next micro-batch may have, of the engine that answered last.", ("role",), registry=REGISTRY
+)
 ready = Gauge("embed_ready", "1 while /health is green.", registry=REGISTRY)
-engine_up = Gauge("embed_engine_up", "1 while the engine's models are loaded.", registry=REGISTRY)
+engine_up = Gauge("embed_engine_up", "Engines that take work.", registry=REGISTRY)
 unloaded = Gauge("embed_unloaded", "1 while the models are off the device on purpose.", ("cause",), registry=REGISTRY)
 cache_hits = Counter("embed_cache_hits", "Sequences answered from the result cache.", ("role",), registry=REGISTRY)
 cache_misses = Counter("embed_cache_misses", "Sequences looked up in the result cache and not found.", ("role",), registry=REGISTRY)

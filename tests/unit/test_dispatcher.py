@@ -52,7 +52,7 @@ def test_a_canary_goes_before_other_interactive_work() -> None:
         engine = lives.one(-2.0)
         first = lives.queue(1, "interactive")
         lives.queue(1, "interactive", caller="b")
-        lives.supervisor.dispatcher.request_canaries()
+        lives.keeper.slot.request_canaries()
         assert len(work_of(engine)) == 1
         lives.answer(engine, -3.0)
         assert (await first.done).tolist() == [[-3.0]]
@@ -133,28 +133,28 @@ def test_what_was_at_an_engine_that_died_is_computed_with_care() -> None:
 
 def test_how_long_the_engine_has_owed_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("embed_service.scheduler.dispatcher.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("embed_service.scheduler.slot.time.monotonic", lambda: now[0])
 
     async def check() -> None:
         lives = Lives()
         engine = lives.one(-2.0)
-        dispatcher = lives.supervisor.dispatcher
+        slot = lives.keeper.slot
         now[0] += 50
-        assert dispatcher.head_seconds == 0
+        assert slot.head_seconds == 0
         lives.queue(2 * MOST)
         now[0] += 5
-        assert dispatcher.head_seconds == 5, "sent and not started: an engine that prepares for ever is stuck too"
+        assert slot.head_seconds == 5, "sent and not started: an engine that prepares for ever is stuck too"
         first = engine.asked[-1]["id"]
         lives.started(first)
         now[0] += 7
-        assert dispatcher.head_seconds == 7
+        assert slot.head_seconds == 7
         lives.result(first, -2.0, rows=MOST)
         now[0] += 3
-        assert dispatcher.head_seconds == 3, "the second was sent earlier, but the device has been free only since the last answer"
+        assert slot.head_seconds == 3, "the second was sent earlier, but the device has been free only since the last answer"
         lives.started(engine.asked[-1]["id"])
         lives.result(engine.asked[-1]["id"], -2.0, rows=MOST)
         now[0] += 9
-        assert dispatcher.head_seconds == 0
+        assert slot.head_seconds == 0
 
     run(check)
 
@@ -168,7 +168,7 @@ def test_the_budget_follows_the_tokens_that_were_computed() -> None:
         lives.queue(MOST)
         lives.started(engine.asked[-1]["id"])
         lives.result(engine.asked[-1]["id"], -2.0, rows=MOST, computed_tokens=2_000, compute_seconds=1.0)
-        assert lives.supervisor.dispatcher.budgets["rerank"].tokens == 500  # in 2.5 times TARGET_BATCH_MS = 100
+        assert lives.keeper.slot.budgets["rerank"].tokens == 500  # in 2.5 times TARGET_BATCH_MS = 100
 
     run(check)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from embed_service.cluster.node import FIXED_PORTS, GCS_PORT
 from embed_service.settings import Settings
 from qmdctl import env_file
 from qmdctl.compose_files import defaults, key_comments, load
@@ -18,6 +19,7 @@ from tests.qmdctl.test_env_file import need_compose
 from tests.support.service import ROOT
 
 GPU, CPU = ROOT / "compose.yaml", ROOT / "compose.cpu.yaml"
+RAY, WORKER = ROOT / "compose.ray.yaml", ROOT / "compose.ray-worker.yaml"
 EXAMPLE = env_file.read(ROOT / ".env.example")
 OWN_ADDRESS = {"HOST", "PORT", "CONTROL_SOCKET"}  # the container's own
 
@@ -29,9 +31,9 @@ def environment(service: str) -> dict[str, str]:
 
 def test_every_setting_of_the_service_is_passed_on_and_documented() -> None:
     settings = {name.upper() for name in Settings.model_fields} - OWN_ADDRESS
-    passed = environment("embed")
-    assert settings <= set(passed)
-    assert settings <= set(key_comments(ROOT / ".env.example"))
+    several = set(load(RAY)["services"]["embed"]["environment"]) | {"RAY_ADDRESS"}  # the head has none: it is the cluster
+    assert settings <= set(environment("embed")) | several
+    assert settings - {"ENGINES", "RAY_AUTH_TOKEN_PATH"} <= set(key_comments(ROOT / ".env.example"))
 
 
 def test_a_default_in_compose_is_the_service_s_own() -> None:
@@ -44,7 +46,7 @@ def test_a_default_in_compose_is_the_service_s_own() -> None:
 
 
 def test_every_key_has_its_sentence_and_every_documented_key_is_taken() -> None:
-    taken, documented = set(defaults([GPU, CPU])), key_comments(ROOT / ".env.example")
+    taken, documented = set(defaults([GPU, CPU, RAY, WORKER])), key_comments(ROOT / ".env.example")
     compose_own = {"COMPOSE_PROJECT_NAME", "COMPOSE_FILE", "COMPOSE_PROFILES"}
     assert taken <= set(documented) | compose_own
     assert set(documented) <= taken | compose_own
@@ -60,11 +62,29 @@ def test_the_example_shows_the_defaults() -> None:
 
 
 def test_images_have_full_version_tags() -> None:
-    for file in (GPU, CPU):
+    for file in (GPU, CPU, RAY, WORKER):
         for service in load(file)["services"].values():
             image = str(service.get("image", ""))
             if image:
                 assert re.search(r":v?\d+\.\d+[\w.-]+\}?$", image), image
+
+
+def test_a_ray_worker_runs_as_the_service_does_and_has_its_keys_from_the_same_lines() -> None:
+    """Without anchors over two files: what must be equal is compared."""
+    embed, worker = load(GPU)["services"]["embed"], load(WORKER)["services"]["ray-worker"]
+    same = ("user", "init", "restart", "read_only", "cap_drop", "security_opt", "ulimits", "logging", "tmpfs", "shm_size", "deploy")
+    assert {name: embed[name] for name in same} == {name: worker[name] for name in same}
+    assert {**embed["build"], "args": {**embed["build"]["args"], "VARIANT": "ray"}} == worker["build"]
+    passed = environment("embed") | {name: str(value) for name, value in load(RAY)["services"]["embed"]["environment"].items()}
+    own = {name: str(value) for name, value in worker["environment"].items() if name not in ("RAY_ADDRESS", "DEVICE")}
+    assert own == {name: passed[name] for name in own}
+
+
+def test_ray_listens_on_the_address_that_the_owner_names_and_nowhere_else() -> None:
+    ports = [*load(RAY)["services"]["embed"]["ports"], *load(WORKER)["services"]["ray-worker"]["ports"]]
+    assert [port.partition("}:")[0].partition(":?")[0] for port in ports] == ["${RAY_NODE_IP"] * 2
+    published = range(6379, 6400)
+    assert all(port in published for port in (GCS_PORT, *FIXED_PORTS.values()))
 
 
 @pytest.mark.parametrize("values", [{}, {"COMPOSE_FILE": "compose.yaml:compose.cpu.yaml"}, {"COMPOSE_PROFILES": ""}])

@@ -13,6 +13,7 @@ from embed_service.errors import Unavailable
 from embed_service.models.spec import ModelSpec
 from embed_service.scheduler.health import health_body
 from embed_service.scheduler.lanes import Lanes
+from embed_service.scheduler.link import ChildEngine
 from embed_service.scheduler.supervisor import Supervisor
 from embed_service.scheduler.work import Job, Lane
 from embed_service.settings import Settings
@@ -24,6 +25,7 @@ class FakeEngine:
     """FAKE engine: keeps what it was asked, and says only what a test lets it say."""
 
     pid = 1
+    node = None
 
     def __init__(self) -> None:
         self.asked: list[Header] = []
@@ -37,22 +39,33 @@ class FakeEngine:
 
 
 class Lives:
-    """A supervisor whose engines answer every canary with the logit they are given."""
+    """A supervisor whose engines answer every canary with the logit they are given.
 
-    def __init__(self) -> None:
-        self.supervisor = Supervisor(Settings(device="cpu"), Lanes(), lambda models: None)
+    `supervisor` takes that of other lives: these are then the lives of its engine number `place`.
+    """
+
+    def __init__(self, engines: int = 1, place: int = 0, supervisor: Supervisor | None = None) -> None:
+        self.supervisor = supervisor or Supervisor(Settings(device="cpu"), Lanes(), lambda models: None, [ChildEngine] * engines)
+        self.keeper = self.supervisor.keepers[place]
 
     def one(self, logit: float, revision: str = "a", **ready: str) -> FakeEngine:
         """From `described` to the first canary's answer."""
-        engine: Any = FakeEngine()
-        supervisor = self.supervisor
-        supervisor._engine, supervisor._kill_cause = engine, None
-        spec = ModelSpec("rerank", "m", revision, "/m", "bert", "classifier", max_tokens=512, vocabulary=1000)
-        supervisor._on_message({"type": "described", "models": {"rerank": spec.to_wire()}}, b"")
-        facts = {"device": "cuda", "dtype": "bfloat16", "executor": "packed", "attention": "sdpa", **ready}
-        supervisor._on_message({"type": "ready", "cuda_available": True, **facts}, b"")
+        engine = self.described(revision)
+        self.ready(**ready)
         self.answer(engine, logit)
+        return engine
+
+    def described(self, revision: str = "a") -> FakeEngine:
+        engine: Any = FakeEngine()
+        keeper = self.keeper
+        keeper.engine, keeper._kill_cause = engine, None
+        spec = ModelSpec("rerank", "m", revision, "/m", "bert", "classifier", max_tokens=512, vocabulary=1000)
+        keeper.on_message({"type": "described", "models": {"rerank": spec.to_wire()}}, b"")
         return engine  # type: ignore[no-any-return]
+
+    def ready(self, **ready: str) -> None:
+        facts = {"device": "cuda", "dtype": "bfloat16", "executor": "packed", "attention": "sdpa", **ready}
+        self.keeper.on_message({"type": "ready", "cuda_available": True, **facts}, b"")
 
     def answer(self, engine: FakeEngine, logit: float) -> None:
         number = engine.asked[-1]["id"]
@@ -60,12 +73,12 @@ class Lives:
         self.result(number, logit)
 
     def started(self, number: int) -> None:
-        self.supervisor._on_message({"type": "started", "id": number}, b"")
+        self.keeper.on_message({"type": "started", "id": number}, b"")
 
     def result(self, number: int, logit: float, rows: int = 1, **header: Any) -> None:
         figures = {"started": 0.0, "ended": 0.01, "compute_seconds": 0.01, "computed_tokens": 3, "padded_tokens": 3, "oom_splits": 0}
         body = np.full((rows, 1), logit, np.float32).tobytes()
-        self.supervisor._on_message({"type": "result", "id": number, "rows": rows, "columns": 1, **figures, **header}, body)
+        self.keeper.on_message({"type": "result", "id": number, "rows": rows, "columns": 1, **figures, **header}, body)
 
     def queue(self, texts: int, lane: Lane = "bulk", caller: str = "a") -> Job:
         """A job of 3 tokens a text."""
@@ -76,8 +89,8 @@ class Lives:
         return job
 
     def end(self) -> None:
-        self.supervisor.ready.clear()
-        self.supervisor.dispatcher.detach()
+        self.keeper.close()
+        self.keeper.slot.detach()
 
 
 @pytest.mark.parametrize(
@@ -112,10 +125,10 @@ def test_one_step_of_bfloat16_is_not_another_answer() -> None:
     async def check() -> None:
         lives = Lives()
         engine = lives.one(-11.0)
-        lives.supervisor.dispatcher.request_canaries()
+        lives.keeper.slot.request_canaries()
         lives.answer(engine, -11.0625)
         assert not engine.killed and lives.supervisor.ready.is_set()
-        lives.supervisor.dispatcher.request_canaries()
+        lives.keeper.slot.request_canaries()
         lives.answer(engine, -9.0)
         assert engine.killed
 
@@ -130,7 +143,7 @@ def test_nothing_counts_that_an_engine_says_after_a_wrong_canary() -> None:
         engine = lives.one(-2.0)
         dispatcher, lanes = lives.supervisor.dispatcher, lives.supervisor._lanes
         job = Job("rerank", "bulk", "a", [np.arange(3, dtype=np.int32)], [None], asyncio.get_running_loop().create_future())
-        dispatcher.request_canaries()
+        lives.keeper.slot.request_canaries()
         lanes.put(job)
         dispatcher.pump()
         canary, work = (header["id"] for header in engine.asked[-2:])
@@ -167,11 +180,11 @@ def test_an_engine_that_loads_may_be_silent_for_longer() -> None:
     """A cold import of CUDA's libraries holds the interpreter, heartbeat and all."""
     lives = Lives()
     engine: Any = FakeEngine()
-    supervisor = lives.supervisor
-    supervisor._heartbeat = 0.0
-    supervisor._watch(engine, 60.0)
+    keeper = lives.keeper
+    keeper._heartbeat = 0.0
+    keeper.watch(engine, 60.0)
     assert not engine.killed
-    supervisor._watch(engine, 121.0)
+    keeper.watch(engine, 121.0)
     assert engine.killed
 
 
@@ -184,7 +197,7 @@ def test_a_client_that_leaves_as_the_engine_fails_does_not_stop_the_telling_of_o
         for job in (left, stays):
             lanes.put(job)
         left.done.cancel()  # its request drops it from the queue one turn of the loop later
-        await supervisor._set_error(ERROR)
+        supervisor.keepers[0].fail(ERROR)
         with pytest.raises(Unavailable, match="does not fit"):
             await stays.done
         assert not lanes
@@ -198,14 +211,16 @@ def test_a_stall_counts_from_the_last_new_byte_over_engines_that_end() -> None:
         state = supervisor.state
 
         def hear(phase: str, **counts: int) -> None:
-            supervisor._on_message({"type": "phase", "phase": phase, **counts}, b"")
+            supervisor.keepers[0].on_message({"type": "phase", "phase": phase, **counts}, b"")
 
         hear("resolving")
         hear("downloading", done_bytes=0, total_bytes=50)
         hear("downloading", done_bytes=0, total_bytes=80)
         hear("downloading", done_bytes=30, total_bytes=80)
         state.progressed -= 400
-        supervisor._on_message({"type": "failed", "code": "offline", "message": "The hub cannot be used.", "retryable": True}, b"")
+        supervisor.keepers[0].on_message(
+            {"type": "failed", "code": "offline", "message": "The hub cannot be used.", "retryable": True}, b""
+        )
         await asyncio.sleep(0)
         hear("resolving")
         status, body = health_body(Settings(device="cpu"), supervisor, None, 0.0)
@@ -227,8 +242,8 @@ def test_an_error_before_a_download_or_of_another_kind_carries_no_progress(code:
     async def check() -> None:
         supervisor = Lives().supervisor
         if counts:
-            supervisor._on_message({"type": "phase", "phase": "downloading", **counts}, b"")
-        supervisor._on_message({"type": "failed", "code": code, "message": "No.", "retryable": True}, b"")
+            supervisor.keepers[0].on_message({"type": "phase", "phase": "downloading", **counts}, b"")
+        supervisor.keepers[0].on_message({"type": "failed", "code": code, "message": "No.", "retryable": True}, b"")
         await asyncio.sleep(0)
         body = health_body(Settings(device="cpu"), supervisor, None, 0.0)[1]
         assert body["error_code"] == code and "progress" not in body

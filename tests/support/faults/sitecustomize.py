@@ -1,4 +1,4 @@
-"""Faults for the engine process, chosen by FAULT. Put this folder on PYTHONPATH; it acts in the engine alone.
+"""Faults for the engine process, chosen by FAULT. Put this folder on PYTHONPATH; it acts in the engine alone, a child or a Ray actor.
 
 gate    each micro-batch waits for one byte in the named pipe FAULT_GATE/permits while FAULT_GATE/closed exists;
         FAULT_GATE/trace has a JSON line for each that is prepared ("prepared") and each that is to be computed ("started")
@@ -133,7 +133,7 @@ def _oom(module) -> None:  # type: ignore[no-untyped-def]
     module.PackedExecutor.__init__ = full
 
 
-if "embed_service.engine" in sys.orig_argv:
+if "embed_service.engine" in sys.orig_argv or any(argument.endswith("/default_worker.py") for argument in sys.orig_argv):  # Ray's
     fault = os.environ.get("FAULT")
     if fault == "nan":
         signal.signal(signal.SIGUSR1, _nan)

@@ -1,0 +1,166 @@
+"""The link to engines on other boxes: Ray actors, behind a process that speaks to Ray (`embed_service.cluster`).
+
+Nothing of Ray is imported here: a Ray driver ends with its cluster, and the HTTP process must not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import structlog
+
+from embed_service.cluster.node import ray_environment
+from embed_service.engine.protocol import Header
+from embed_service.scheduler.keeper import NewEngine
+from embed_service.scheduler.link import ChildEngine, OnMessage
+from embed_service.settings import Settings
+
+KILL_SECONDS = 20.0  # an engine that does not end within this is not the only one that hangs
+END_SECONDS = 15.0  # until its box has freed what it held
+# What decides the answers, and how work is cut, is the same on every box.
+SHARED = (
+    "embed_model", "rerank_model", "embed_revision", "rerank_revision", "max_input_tokens", "max_batch_size", "max_batch_tokens",
+    "bulk_aging_seconds", "log_level", "log_format",
+)  # fmt: skip
+# How a box computes is its own affair where it says so.
+OWN = ("device", "dtype", "use_flash_attn", "embed_memory_gb", "cpu_threads")
+
+log = structlog.get_logger(__name__)
+
+
+def new_engines(settings: Settings) -> Sequence[NewEngine]:
+    """One function per engine that ENGINES asks for."""
+    if settings.engines == "child":
+        return [ChildEngine]
+    driver = RayDriver(settings)
+    return [partial(RayEngine, driver, number) for number in range(settings.ray_engines)]
+
+
+class RayDriver:
+    """The process that speaks to Ray, for all engines. It is started with the first engine, and again when it has ended."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._child: ChildEngine | None = None
+        self._starting = asyncio.Lock()
+        self._links: dict[int, RayEngine] = {}
+        self._revisions: dict[str, str] = {}  # of a hub's models: every box takes the one that was taken first
+        self._orders: dict[int, Header] = {}
+
+    async def start(self, link: RayEngine) -> None:
+        """Have the engine of `link` started, in the place of the one before it with this number."""
+        async with self._starting:
+            if self._child is None or self._child.ended.done():
+                self._child = child = ChildEngine(self._on_message, ray_environment(self._settings), "embed_service.cluster")
+                await child.start()
+                child.ended.add_done_callback(self._on_end)
+        self._links[link.number] = link
+        if link.number not in self._orders:
+            self._orders[link.number] = self._order(link.environment)
+        self.send(link.number, self._orders[link.number])
+
+    def _order(self, models: Mapping[str, str]) -> Header:
+        """What an actor is made of. One of equal order is restarted by Ray, else it is replaced."""
+        settings = self._settings
+        environment = {**_environment(settings, SHARED), **models}
+        for role in ("EMBED", "RERANK"):
+            if not environment.get(f"{role}_REVISION"):
+                environment[f"{role}_REVISION"] = self._revisions.get(environment[f"{role}_MODEL"], "")
+        return {
+            "type": "start",
+            "environment": environment,
+            "own": _environment(settings, OWN),
+            "num_gpus": settings.ray_gpus_per_engine,
+            "num_cpus": settings.ray_cpus_per_engine,
+        }
+
+    def send(self, number: int, header: Header, body: bytes = b"") -> None:
+        if self._child is not None:
+            self._child.send({**header, "engine": number}, body)
+
+    def kill(self, link: RayEngine) -> None:
+        """The engine; the whole process where that does not help."""
+        self._orders.pop(link.number, None)  # a box that was refused for its revision is told the right one
+        self.send(link.number, {"type": "kill"})
+        child = self._child
+        if child is not None:
+            asyncio.get_running_loop().call_later(KILL_SECONDS, lambda: None if link.ended.done() else child.kill())
+
+    async def end(self, link: RayEngine, seconds: float) -> None:
+        """The engine, for good; the process too when it was the last."""
+        self._orders.pop(link.number, None)
+        if self._child is None:
+            return
+        self.send(link.number, {"type": "end"})
+        await asyncio.wait([link.ended], timeout=max(seconds, END_SECONDS))
+        self._links.pop(link.number, None)
+        if not self._links and self._child is not None:
+            child, self._child = self._child, None
+            child.kill()
+            await child.ended
+
+    def _on_message(self, header: Header, body: bytes) -> None:
+        link = self._links.get(header.pop("engine"))
+        if link is None or link.ended.done():
+            return
+        if header["type"] == "described":
+            for fields in header["models"].values():
+                if not fields["revision"].startswith("local-"):
+                    self._revisions.setdefault(fields["id"], fields["revision"])
+        link.on_frame(header, body)
+
+    def _on_end(self, ended: asyncio.Future[int | str]) -> None:
+        log.error("the process that speaks to Ray ended", status=ended.result())
+        for link in self._links.values():
+            link.finish("the process that speaks to Ray ended")
+
+
+class RayEngine:
+    """One life of an engine on another box."""
+
+    def __init__(self, driver: RayDriver, number: int, on_message: OnMessage, environment: Mapping[str, str]) -> None:
+        self._driver = driver
+        self._on_message = on_message
+        self.number = number
+        self.environment = environment
+        self.pid: int | None = None
+        self.node: str | None = None
+        self.ended: asyncio.Future[int | str] = asyncio.get_running_loop().create_future()
+
+    async def start(self) -> None:
+        """Ask for it. Where the cluster is not there, or has no room, it waits for that."""
+        await self._driver.start(self)
+
+    def send(self, header: Header, body: bytes = b"") -> None:
+        """Queue one frame. What is sent to a dead engine is lost; `ended` tells."""
+        self._driver.send(self.number, header, body)
+
+    def kill(self) -> None:
+        """End its process; Ray starts another."""
+        self._driver.kill(self)
+
+    async def stop(self, seconds: float) -> None:
+        """End it and free its device."""
+        await self._driver.end(self, seconds)
+
+    def on_frame(self, header: Header, body: bytes) -> None:
+        """One frame of the engine, or of the cluster about it."""
+        if header["type"] == "ended":
+            self.finish(header["how"])
+        elif header["type"] == "placed":
+            self.pid, self.node = header["pid"], header["node"]
+            log.info("engine placed", engine=self.number, **{key: header[key] for key in ("node", "host", "pid")})
+        else:
+            self._on_message(header, body)
+
+    def finish(self, how: str) -> None:
+        """It has ended."""
+        if not self.ended.done():
+            self.ended.set_result(how)
+
+
+def _environment(settings: Settings, names: Sequence[str]) -> dict[str, str]:
+    """Settings as environment variables, as far as they have a value."""
+    return {name.upper(): str(value) for name in names if (value := getattr(settings, name)) is not None}
