@@ -14,4 +14,5 @@ router = APIRouter()
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Every series, present from the start."""
+    request.app.state.service.publish_model_info()
     return Response(render(), 200, {"content-type": CONTENT_TYPE})

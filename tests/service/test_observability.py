@@ -43,6 +43,8 @@ def test_every_series_is_there_from_the_start_and_labels_are_bounded(breakable: 
         client.post("/v1/embeddings", content=b"hello", headers={"content-type": "text/csv"})
         client.get("/v1/rerank")
     assert {line for line in series(service) - before if "_info" not in line} == set()
+    (info,) = (line for line in series(service) if line.startswith("embed_model_info"))
+    assert 'device="cpu"' in info and 'fingerprint=""' not in info
 
 
 def test_counts_are_true(breakable: Start) -> None:

@@ -23,7 +23,7 @@ from tests.support.stack_images import EMBED_IMAGE, need_engine
 from tests.support.stack_project import Stack, bridge_address, make_project
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(900)]
-PAGES = ("start", "watch", "measure", "change-a-model", "upgrade", "share-the-gpu", "report", "restore", "move")
+PAGES = ("start", "watch", "measure", "change-a-model", "upgrade", "share-the-gpu", "report", "restore", "move", "check-an-index")
 FOLDER = ROOT / "docs/operations"
 PROJECT = "qmd"  # the pages name its volumes
 EMBED_MODEL, OTHER_MODEL = "sentence-transformers/all-MiniLM-L6-v2", "Qwen/Qwen3-Embedding-0.6B"

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-NOT_RUN = re.compile(r"\s+# not run by the tests: (.+)$")
+NOT_RUN = re.compile(r"\s+# not run by the tests(?: here)?[:,;] (.+)$")
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Command:
 
 
 def read_commands(page: Path) -> list[Command]:
-    """Every command of the page, continued lines joined. Of the comments only `# not run by the tests: …` counts."""
+    """Every command of the page, continued lines joined. Of the comments only `# not run by the tests…` counts."""
     found: list[Command] = []
-    for heading, body in re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", page.read_text(), re.MULTILINE | re.DOTALL):
+    for heading, body in re.findall(r"^##? ([^\n]+)\n(.*?)(?=^##? \w|\Z)", page.read_text(), re.MULTILINE | re.DOTALL):
         for block in re.findall(r"^```sh\n(.*?)^```", body, re.MULTILINE | re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
                 marked = NOT_RUN.search(line)
