@@ -177,7 +177,9 @@ def ci_project(folder: Path) -> Path:
 
 
 def test_ci_starts_the_engine_runs_make_test_and_stops_the_engine(tmp_path: Path) -> None:
-    environment = stubs(tmp_path / "bin", "make", "python3", "node", "npm", "chromium", "promtool", "prometheus-node-exporter", "apt-get", "id")
+    environment = stubs(
+        tmp_path / "bin", "make", "python3", "node", "npm", "chromium", "promtool", "prometheus-node-exporter", "apt-get", "id"
+    )
     script = ci_project(tmp_path / "project")
     done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines() == [
