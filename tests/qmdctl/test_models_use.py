@@ -130,6 +130,15 @@ def test_a_switch_under_requests_loses_none_and_says_what_becomes_useless(machin
     assert f"EMBED_REVISION={newer}\n" in machine.env_text()
     assert looked(machine, "embed", FIRST) is None, "a bare id keeps the commit that it has"
 
+    behind = machine.env_text().replace(newer, box.commits[FIRST])  # as after a qmdctl that was killed before it wrote
+    machine.project.env_path.write_text(behind)
+    box.service.log.write_text("")
+    change = change_of(machine, "embed", f"{FIRST}@main")
+    assert change.same
+    carry_out(change, machine.settings, machine)
+    assert f"EMBED_REVISION={newer}\n" in machine.env_text()
+    assert "engine phase" not in box.service.log.read_text(), "it is served already"
+
 
 class Asking:
     """A client that asks for one vector after another while the block runs."""
