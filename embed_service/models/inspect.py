@@ -33,6 +33,7 @@ from embed_service.models.hub import (
 )
 from embed_service.models.hub_errors import Wanted, want
 from embed_service.models.repository import Repository
+from embed_service.models.revisions import Revisions
 from embed_service.models.spec import ModelSpec
 from embed_service.settings import Settings
 
@@ -62,7 +63,8 @@ def inspect(model: str, revision: str | None, role: Purpose, settings: Settings,
     if isinstance(found, ResolvedRepository):
         size = sum(path.stat().st_size for path in Path(found.path).rglob("*") if path.is_file())
         told = _described(role, wanted.label, found, settings)
-        return {**told, "where": "cache", "total_bytes": size, "missing_bytes": 0, "free_bytes": _free(wanted.cache)}
+        place = {"where": "cache", "pinned": Revisions(wanted.cache).names(wanted.id, found.revision)}
+        return {**told, **place, "total_bytes": size, "missing_bytes": 0, "free_bytes": _free(wanted.cache)}
     missing = missing_bytes(wanted, found)  # before the small files are fetched, which are needed all the same
     if role == "generate":
         told = _of_generation(wanted, found)

@@ -25,7 +25,10 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """`revision` is a commit of the hub, or of a folder "local-" and a hash. Sizes in bytes; `config` is its config.json."""
+    """`revision` is a commit of the hub, or of a folder "local-" and a hash. Sizes in bytes; `config` is its config.json.
+
+    `pinned`: the names (main, a branch, a tag) that lead to this commit by the record of downloads.
+    """
 
     wanted: Wanted
     revision: str
@@ -39,6 +42,7 @@ class Candidate:
     dimensions: int = 0
     fingerprint: str | None = None
     recognised: bool = True
+    pinned: tuple[str, ...] = ()
 
     @property
     def commit(self) -> str | None:
@@ -93,6 +97,7 @@ def inspect(inside: Inside, wanted: Wanted, *, newest: bool) -> Candidate:
         dimensions=int(told.get("dimensions") or 0),
         fingerprint=told.get("fingerprint"),
         recognised=bool(told.get("recognised", True)),
+        pinned=tuple(map(str, told.get("pinned") or ())),
     )
 
 

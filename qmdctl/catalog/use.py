@@ -50,6 +50,7 @@ class Change:
     before: dict[Role, tuple[str, str | None]]
     after: dict[Role, tuple[str, str | None]]
     consequences: Consequences
+    same: bool  # is served already: .env alone is behind
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -81,7 +82,7 @@ def look(wanted: Wanted, settings: Settings, machine: Machine, terminal: Termina
     for sentence in candidate.sentences():
         terminal.note(f"✓ {sentence}")
     same = now.id == wanted.id and (now.revision == candidate.revision or (not now.running and named[1] == candidate.commit))
-    if same and named[0] == wanted.id and (named[1] in (None, candidate.commit) or now.revision == candidate.revision):
+    if same and named[0] == wanted.id and (named[1] == candidate.commit or (named[1] or "main") in candidate.pinned):
         return None
     after = {role: (wanted.id, candidate.commit)}
     before: dict[Role, tuple[str, str | None]] = {role: (now.id, now.revision)}
@@ -105,7 +106,7 @@ def look(wanted: Wanted, settings: Settings, machine: Machine, terminal: Termina
         cosine_after=role == embed and cosine,
         same_model=same,
     )
-    return Change(wanted, candidate, served, before, after, told, notes)
+    return Change(wanted, candidate, served, before, after, told, same, notes)
 
 
 def describe(change: Change, *, open_port: bool) -> list[str]:
@@ -118,6 +119,8 @@ def describe(change: Change, *, open_port: bool) -> list[str]:
         lines.append(f"Downloads {human_bytes(candidate.missing_bytes)} first{meanwhile}.")
     if not change.running:
         lines.append(f"{role.service} does not run: .env is written, and `qmdctl up` starts with it.")
+    elif change.same:
+        lines.append("It is served already: .env gets its commit.")
     elif open_port:
         lines.append(f"{role.service} keeps its port: requests wait while the new model loads.")
     elif role.service == "vllm":
@@ -142,7 +145,7 @@ def prefetch(change: Change, machine: Machine, progress: Progress) -> None:
 def carry_out(change: Change, settings: Settings, machine: Machine) -> Consequences:
     """Switch where the service runs, then write .env. The consequences, with the fingerprint that the service now tells."""
     told: dict[str, Any] = {}
-    if change.running:
+    if change.running and not change.same:
         told = machine.switch(change.wanted.role, change.before, change.after, change.flags)
     try:
         write_env(settings, change.flags)

@@ -101,6 +101,7 @@ def change_of(machine: LocalMachine, role: str, model: str) -> Change:
 
 def test_a_switch_under_requests_loses_none_and_says_what_becomes_useless(machine: LocalMachine, box: Box, tmp_path: Path) -> None:
     """Embedding model and, by cosine, reranker; then a newer commit of the first."""
+    assert looked(machine, "embed", f"{FIRST}@main") is None, "the hub has nothing newer"
     before = machine.served()["embed"]
     with Asking(box.service.url) as asking:
         change = change_of(machine, "embed", SECOND)
@@ -129,6 +130,15 @@ def test_a_switch_under_requests_loses_none_and_says_what_becomes_useless(machin
     assert machine.served()["embed"].revision == newer != box.commits[FIRST]
     assert f"EMBED_REVISION={newer}\n" in machine.env_text()
     assert looked(machine, "embed", FIRST) is None, "a bare id keeps the commit that it has"
+
+    behind = machine.env_text().replace(newer, box.commits[FIRST])  # as after a qmdctl that was killed before it wrote
+    machine.project.env_path.write_text(behind)
+    box.service.log.write_text("")
+    change = change_of(machine, "embed", f"{FIRST}@main")
+    assert change.same
+    carry_out(change, machine.settings, machine)
+    assert f"EMBED_REVISION={newer}\n" in machine.env_text()
+    assert "engine phase" not in box.service.log.read_text(), "it is served already"
 
 
 class Asking:
@@ -171,7 +181,6 @@ def test_what_cannot_serve_is_refused_before_any_download_and_nothing_changes(ma
     sizes = {"n_embd": 8192, "n_inner": 32_768, "n_layer": 64, "n_head": 64}
     (large / "config.json").write_text(json.dumps(json.loads((large / "config.json").read_text()) | sizes))
     box.hub.add("org/large", large)
-    assert looked(machine, "embed", f"{FIRST}@main") is None, "the hub has nothing newer"
     with pytest.raises(ConfigurationError, match=r"is not a model of .* Nothing was changed\."):
         looked(machine, "embed", "org/nothing")
     with pytest.raises(MissingError, match=r"org/large does not fit in memory .*Planned: embed .* Nothing was downloaded"):
