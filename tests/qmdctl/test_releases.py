@@ -11,12 +11,15 @@ import yaml
 
 from qmdctl import env_file
 from qmdctl.errors import ConfigurationError, InterruptedByUser, QmdError
+from qmdctl.lock import exclusive
+from qmdctl.project import Project
 from qmdctl.releases import apply as applying
-from qmdctl.releases import changes, images, redacted, renames
+from qmdctl.releases import changes, images, redacted, renames, unfinished
 from qmdctl.releases.apply import WentBack, apply
 from qmdctl.releases.journal import BEGUN, DONE, PLANNED, UNDONE, Journal, Step
 from qmdctl.releases.prune import old
 from qmdctl.releases.record import FAILED, History, Image, Record, Release, Texts
+from qmdctl.releases.snapshot import OFF
 from qmdctl.releases.steps import Machine
 from qmdctl.terminal import Terminal
 
@@ -270,3 +273,19 @@ def test_a_journal_of_another_version_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / ".qmdctl/upgrade.json").write_text(json.dumps({"version": 99}))
     with pytest.raises(ConfigurationError, match="another version"):
         Journal.read(tmp_path)
+
+
+def test_up_tells_one_that_was_cut_off_from_one_that_is_under_way(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = Project(machine.project, "test")
+    unfinished.note(project, Terminal())
+    assert capsys.readouterr().err == ""
+    journal(machine.project, "good").save()
+    unfinished.note(project, Terminal())
+    assert "It was cut off: upgrade to x, at the step “what runs”." in capsys.readouterr().err
+    with exclusive(machine.project, "upgrade"), pytest.raises(QmdError, match="qmdctl upgrade, process"):
+        unfinished.note(project, Terminal())
+    monkeypatch.setenv(OFF, "1")  # the upgrade's own `up`
+    with exclusive(machine.project, "upgrade"):
+        unfinished.note(project, Terminal())
