@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +18,7 @@ import yaml
 from qmdctl import api_keys
 from tests.support.metrics_images import build_metrics_images
 from tests.support.monitoring import Prometheus
-from tests.support.qmdctl_cli import Qmdctl, docker
+from tests.support.qmdctl_cli import DOCKER_HOST, Qmdctl, docker
 from tests.support.service import free_port, minilm_path, poll
 from tests.support.stack_images import embed_image, need_engine
 from tests.support.stack_project import make_project
@@ -99,7 +100,7 @@ def test_qmdctl_tells_of_them(stack: Qmdctl) -> None:
     services = {one["service"]: one for one in status.json["services"]}
     assert {name: one["phase"] for name, one in services.items()} == dict.fromkeys(SERVICES, "ready")
     assert services["grafana"]["url"] == f"http://127.0.0.1:{stack.value('GRAFANA_PORT')}"
-    links = {f"{link['service']} {link['name']}": link for link in stack.run("health", "--json").json["links"]}
+    links = {f"{link['service']} {link['link']}": link for link in stack.run("health", "--json").json["links"]}
     assert links["prometheus targets"]["state"] == "ok", links["prometheus targets"]
     assert links["prometheus targets"]["detail"] == "5 of 5 targets are up"
 
@@ -134,7 +135,8 @@ def test_only_loopback_reaches_them(stack: Qmdctl) -> None:
 def test_plain_compose_finds_nothing_to_change(stack: Qmdctl) -> None:
     """What qmdctl started is what `docker compose up -d` starts."""
     before = {service: docker("inspect", name_of(service), "--format", "{{.Id}}") for service in SERVICES}
-    docker("compose", "--project-directory", str(stack.folder), "--env-file", str(stack.folder / ".env"), "up", "--detach", "--no-build")
+    command = ["docker", "--host", DOCKER_HOST, "compose", "up", "--detach", "--no-build"]
+    subprocess.run(command, cwd=stack.folder, capture_output=True, check=True, timeout=200)
     assert {service: docker("inspect", name_of(service), "--format", "{{.Id}}") for service in SERVICES} == before
 
 

@@ -18,6 +18,7 @@ from tests.support.stack_images import BASE_IMAGE, CA_BUNDLE
 
 BASE = "qmd-test/metrics-base"
 FOLDER = ROOT / "tests/metrics/images"
+TEMPLATES = "/usr/share/prometheus/alertmanager"  # inside the program in the project's own build
 PROGRAMS = ("prometheus", "promtool", "prometheus-alertmanager", "amtool", "prometheus-node-exporter")
 
 
@@ -30,6 +31,7 @@ def build_metrics_images() -> None:
     with TemporaryDirectory() as programs:
         for program in PROGRAMS:
             shutil.copy(str(shutil.which(program)), programs)
+        shutil.copytree(TEMPLATES, Path(programs) / "templates")
         for service, key in IMAGE_KEYS.items():
             options = ("--build-context", f"programs={programs}", "--build-arg", f"BASE_IMAGE={BASE}")
             build(names[key], service, FOLDER / "Dockerfile", FOLDER, *options)

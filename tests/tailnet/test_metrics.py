@@ -44,7 +44,7 @@ def test_qmdctl_tells_of_them(true_stack: Qmdctl, prometheus: Prometheus) -> Non
     services = {one["service"]: one for one in status.json["services"]}
     assert services["grafana"]["url"] == f"http://127.0.0.1:{true_stack.value('GRAFANA_PORT')}"
     assert {name: one["phase"] for name, one in services.items() if one["phase"] != "ready"} == {}
-    links = {f"{link['service']} {link['name']}": link for link in true_stack.run("health", "--json").json["links"]}
+    links = {f"{link['service']} {link['link']}": link for link in true_stack.run("health", "--json").json["links"]}
     assert links["prometheus targets"]["state"] == "ok", links["prometheus targets"]
     assert links["prometheus targets"]["detail"] == "8 of 8 targets are up"
 
