@@ -227,7 +227,6 @@ def test_a_dead_stack_ends_with_a_sentence(qmdctl: Run) -> None:
         (("--agents", "1,x"), "--agents"),
         (("--seed", "a b"), "--seed"),
         (("--preset", "toaster"), "toaster"),
-        (("--seconds", "nan"), "--seconds"),
         (("--embed-url", "http://a/b"), "--embed-url"),
         (("--key-file", "/nowhere/key"), "--key-file"),
     ],
@@ -243,7 +242,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_refusal_is_one_document_and_status_2(qmdctl: Run) -> None:
     done = qmdctl("bench", "--json", "--agents", "0")
     assert done.returncode == json.loads(done.stdout)["exit_code"] == 2 and "--agents" in done.stderr
-    assert qmdctl("bench", "--json", "--searches", "0").returncode == 2
+    assert qmdctl("bench", "--json", "--seconds", "nan").returncode == 2
 
 
 def test_failures_are_counted_and_do_not_end_it(short: ServiceProcess, tmp_path: Path) -> None:
