@@ -21,7 +21,7 @@ from tests.support.stack_images import BASE_IMAGE, build, need_engine
 pytestmark = [pytest.mark.ray, pytest.mark.docker, pytest.mark.timeout(900)]
 
 FILE = ROOT / "tests/ray/compose.yaml"
-WORKERS = {"10.231.77.11": "qmd-test-ray-1", "10.231.77.12": "qmd-test-ray-2"}
+WORKERS = {"10.233.77.11": "qmd-test-ray-1", "10.233.77.12": "qmd-test-ray-2"}
 
 
 class Head:
@@ -58,8 +58,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "EMBED_PORT": str(port),
         "MINILM": minilm_path(),
         "RAY_TOKEN_FILE": str(token),
-        "RAY_NODE_IP": "unused",
-        "RAY_ADDRESS": "unused",
+        "RAY_NODE_IP": "127.0.0.1",  # for ports that the file takes away
+        "RAY_ADDRESS": "unused:0",
         **({} if limit == resource.RLIM_INFINITY else {"MEMLOCK_BYTES": str(limit)}),
     }
 
