@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.doc_commands import Command, read_commands
 from tests.support.hub import FakeHub
+from tests.support.qmdctl_cli import docker
 from tests.support.service import ROOT, minilm_path
 from tests.support.stack_images import EMBED_IMAGE, need_engine
 from tests.support.stack_project import Stack, bridge_address, make_project
@@ -52,6 +53,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             "HF_ENDPOINT": hub.url,
         }
         qmdctl = make_project(home / "project", home, values)
+        qmdctl.environment = {"QMDCTL_NO_RECORD": ""}  # the pages have a history
         (qmdctl.folder / ".gitignore").write_text((ROOT / ".gitignore").read_text() + "/backup/\n")
         git(qmdctl.folder, "init", "--quiet")
         for release in ("v0.1.0", "v0.2.0"):
@@ -67,6 +69,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         running = Stack(qmdctl, hub)
         yield running
         running.close(PROJECT)
+        for name in docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference={PROJECT}-*:release-*").split():
+            docker("image", "rm", name)
 
 
 @cache
