@@ -261,5 +261,5 @@ def test_the_options_are_vllms_own(version: str) -> None:
         for option in vllm_options(make_boxes(HEAD, WORKER, CABLE, way), role)  # type: ignore[arg-type]
         if option.startswith("--")
     }
-    assert len(rendered) == 9
+    assert len(rendered) == 8
     assert [option for option in sorted(rendered) if option not in told] == []
