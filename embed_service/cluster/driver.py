@@ -129,6 +129,8 @@ class Driver:
 async def _reach(address: str) -> None:
     """Raises OSError where nobody listens at `address`."""
     host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError("RAY_ADDRESS is not an address and a port, such as 192.168.10.1:6379")
     async with asyncio.timeout(REACH_SECONDS):
         _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     writer.close()
