@@ -19,6 +19,7 @@ from embed_service.engine.protocol import Header, encode, read_frame
 from embed_service.settings import Settings
 
 RETRY_SECONDS = 2.0
+REACH_SECONDS = 5.0
 TICK_SECONDS = 1.0
 NAMESPACE = "qmd-embed"
 STREAM_LIMIT_BYTES = 16 * 1024 * 1024
@@ -56,14 +57,16 @@ class Driver:
             head = Head(self._settings)
             address = await head.start()
             self._watching = asyncio.create_task(self._end_with(head))
+        self._detail = f"at {address}"
         while True:
             try:
+                await _reach(address)  # Ray itself would end this process where nobody listens
                 await asyncio.to_thread(self._init, address)
                 break
-            except Exception as error:  # ConnectionError, RuntimeError or ValueError, by what is wrong
+            except Exception as error:  # OSError, ConnectionError, RuntimeError or ValueError, by what is wrong
                 first = str(error).strip().partition("\n")[0]
                 log.warning("no Ray cluster", address=address, error=first)
-                self._detail = f"{address}: {first}"
+                self._detail = f"at {address}: {first}"
             await asyncio.sleep(RETRY_SECONDS)
         self._connected.set()
 
@@ -121,3 +124,13 @@ class Driver:
     def _send(self, number: int, header: Header, body: bytes = b"") -> None:
         assert self._writer is not None
         self._writer.write(encode({**header, "engine": number}, body))
+
+
+async def _reach(address: str) -> None:
+    """Raises OSError where nobody listens at `address`."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError("RAY_ADDRESS is not an address and a port, such as 192.168.10.1:6379")
+    async with asyncio.timeout(REACH_SECONDS):
+        _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    writer.close()

@@ -42,6 +42,7 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_BACKEND_LOG_LEVEL": "error",
         "RAY_event_stats": "0",
         "RAY_task_events_report_interval_ms": "0",  # a history of every call, for a dashboard that nobody starts
+        "AUTOSCALER_UPDATE_INTERVAL_S": "3600",  # it has nothing to scale, and logs a page each time
         "RAY_AUTH_MODE": "disabled",
     }
     if settings.ray_auth_token_path:
