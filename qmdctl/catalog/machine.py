@@ -93,7 +93,7 @@ class StackMachine:
             container = self.containers.get(role.service)
             if container is not None:
                 model, revision = given(container, role)
-                found.append(Need(model, self._pinned(model, revision), f"{role.key} of {container.name}"))
+                found.append(Need(model, self._pinned(model, revision), f"{container.name} was made with it, until the next qmdctl up"))
         return [*found, *history_needs(self.settings.project.folder)]
 
     def _pinned(self, model: str, revision: str | None) -> str | None:

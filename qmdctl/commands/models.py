@@ -120,6 +120,7 @@ def prune(
     from qmdctl.catalog import prune as pruning_of
     from qmdctl.errors import QmdError
     from qmdctl.lock import exclusive
+    from qmdctl.models.known import is_folder
     from qmdctl.terminal import human_bytes
 
     call = invocation(context)
@@ -128,7 +129,7 @@ def prune(
     with exclusive(settings.project.folder, "models prune"):
         machine = make_machine(call, settings, terminal)
         with interruptible(machine, "Interrupted. Nothing was removed."):
-            pruning = pruning_of.plan(machine.cache, machine.needs(), model or [], shared=bool(settings["HF_CACHE_DIR"]))
+            pruning = pruning_of.plan(machine.cache, machine.needs(), model or [], shared=is_folder(settings["HF_CACHE_DIR"]))
         if pruning.others:
             terminal.note(
                 f"Not this stack's, left alone: {', '.join(pruning.others)}. They go with --model ID, where no other program needs them.",
@@ -168,10 +169,12 @@ def make_machine(call: Invocation, settings: Settings, terminal: Terminal, limit
 
 def read_cache_if_there(machine: StackMachine, settings: Settings) -> Cache | None:
     """None where there is no embed image or no cache yet: a look builds nothing and makes no volume."""
+    from qmdctl.models.known import is_folder
+
     embed = machine.containers.get("embed")
     if embed is not None and embed.running:
         return machine.cache
-    there = bool(settings["HF_CACHE_DIR"]) or machine.engine.has_volume(f"{settings.name}_models")
+    there = is_folder(settings["HF_CACHE_DIR"]) or machine.engine.has_volume(f"{settings.name}_models")
     return machine.cache if there and machine.engine.has_image(settings["EMBED_IMAGE"]) else None
 
 

@@ -167,7 +167,9 @@ def test_the_generation_model_changes_and_comes_back_where_it_fails(stack: Stack
 def test_prune_frees_what_is_not_needed(stack: Stack) -> None:
     asked = stack.qmdctl.run("models", "prune")
     assert asked.status == 2
-    assert FIRST in asked.err and "--yes" in asked.err
+    assert BROKEN in asked.err and "--yes" in asked.err
+    assert FIRST not in asked.err, "the container was made with it"
+    assert "left alone" not in asked.err, "the volume is this stack's own"
     kept = stack.qmdctl.run("models", "prune", "--model", SECOND, "--yes")
     assert (kept.status, "is needed" in kept.err) == (2, True)
     record = stack.qmdctl.folder / ".qmdctl/history/1/record.json"
