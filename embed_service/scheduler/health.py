@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from embed_service import __version__
@@ -53,7 +54,9 @@ def _engine(keeper: Keeper) -> dict[str, Any]:
     }
 
 
-def health_body(settings: Settings, supervisor: Supervisor, fingerprint: str | None, started: float) -> tuple[int, dict[str, Any]]:
+def health_body(
+    settings: Settings, supervisor: Supervisor, fingerprint: str | None, started: float, revisions: Mapping[str, str] | None = None
+) -> tuple[int, dict[str, Any]]:
     """(status, body): 200 when warm, else 503 with the same fields. The first five fields are the seed server's own.
 
     "idle" is 200 too: the next request loads the models, so a client that looks here first must not be turned away.
@@ -69,6 +72,7 @@ def health_body(settings: Settings, supervisor: Supervisor, fingerprint: str | N
         "cuda_available": state.cuda_available,
         "phase": "error" if status == "error" else "unresponsive" if state.phase == "ready" and not healthy else state.phase,
         "fingerprint": fingerprint,
+        "revisions": dict(revisions or {}),
         "prompt_policy": settings.prompt_policy,
         "version": __version__,
         "uptime_seconds": round(time.monotonic() - started, 3),

@@ -242,7 +242,8 @@ class Service:
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """Status (200 or 503) and body of GET /health."""
-        return health_body(self.settings, self._supervisor, self._fingerprint, self._started)
+        revisions: dict[str, str] = {role: served.spec.revision for role, served in self._served.items()}
+        return health_body(self.settings, self._supervisor, self._fingerprint, self._started, revisions)
 
     def ready_since(self) -> float | None:
         """Since when requests are computed without a break, in seconds since 1970; None while they are not."""

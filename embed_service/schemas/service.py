@@ -28,6 +28,7 @@ class Health(BaseModel):
 
     status: Literal["ok", "idle", "loading", "paused", "error"]
     models: dict[str, str]
+    revisions: dict[str, str] | None = Field(None, description="The commit of each model, once its files are on disk.")
     device: str | None
     cuda_available: bool | None
     phase: str | None = None

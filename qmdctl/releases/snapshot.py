@@ -105,6 +105,7 @@ def served(settings: Settings, engine: Engine, containers: dict[str, Container])
     """({setting: MODEL@COMMIT}, fingerprint of the embeddings): what /health tells, else what the container was given."""
     body = _health(containers.get("embed"))
     told = body.get("models") if isinstance(body.get("models"), dict) else {}
+    revisions = body.get("revisions") if isinstance(body.get("revisions"), dict) else {}
     downloads = downloaded(engine, containers)
     found = {}
     for key, revision_key in KEYS.items():
@@ -112,10 +113,10 @@ def served(settings: Settings, engine: Engine, containers: dict[str, Container])
         container = containers.get(service)
         if container is None or not container.running:
             continue
-        name = str(
-            (told or {}).get({"EMBED_MODEL": "embed", "RERANK_MODEL": "rerank"}.get(key, "")) or container.environment.get(variable, "")
-        )
-        commit = commit_of(downloads, name, container.environment.get(revision) or "main")
+        role = {"EMBED_MODEL": "embed", "RERANK_MODEL": "rerank"}.get(key, "")
+        name = str((told or {}).get(role) or container.environment.get(variable, ""))
+        # What `models use` switched to is in no setting of the container's.
+        commit = (revisions or {}).get(role) or commit_of(downloads, name, container.environment.get(revision) or "main")
         if name:
             found[key] = f"{name}@{commit}" if commit else name
     fingerprint = body.get("fingerprint")
