@@ -37,6 +37,7 @@ class DrainingServer(uvicorn.Server):
         state = self._state
         log.info("draining", in_flight=state.in_flight)
         state.draining.set()
+        await state.service.admission.leave()
         end = time.monotonic() + self._drain_seconds
         while state.in_flight and time.monotonic() < end and not self.force_exit:  # a second signal forces the exit
             await asyncio.sleep(POLL_SECONDS)

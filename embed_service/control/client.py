@@ -11,7 +11,7 @@ import sys
 from argparse import Namespace
 from typing import Any
 
-from embed_service.control.wire import Command, encode
+from embed_service.control.wire import ControlError, encode, parse
 from embed_service.settings import Settings
 
 __all__ = ["main"]
@@ -30,9 +30,10 @@ def main(arguments: Namespace, settings: Settings) -> int:
     if arguments.action == "switch" and all(value is None for value in options.values()):
         return _fail("Say what to change: --embed-model, --embed-revision, --rerank-model or --rerank-revision.", "bad_command", 2)
     try:
-        command = Command(command=arguments.action, timeout_seconds=arguments.timeout, **options)
-    except ValueError as error:
-        return _fail(str(error), "bad_command", 2)
+        given = {"command": arguments.action, "timeout_seconds": arguments.timeout, **options}
+        command = parse(encode({name: value for name, value in given.items() if value is not None}))
+    except ControlError as error:
+        return _fail(error.message, error.code, 2)
     if settings.control_socket is None:
         return _fail(
             "CONTROL_SOCKET is not set, so the service has no control socket. Set it and restart the service.", "unavailable", UNAVAILABLE

@@ -137,16 +137,16 @@ class Operations:
             await self._watch(self._ready(patient=False), caller, end, self._phases(caller), undone)
             log.info("switched", **chosen.models_of(new))
             self._keep(new, caller)
-        except ControlError as error:
+        except Exception as error:  # whatever it was, an engine is to be there afterwards
             if ended:
-                log.warning("switch failed", code=error.code, message=error.message, **chosen.models_of(new))
+                log.warning("switch failed", why=str(error), **chosen.models_of(new))
                 await self._go_back(old, error, caller)
             raise
         finally:
             await self._door.release()
 
-    async def _go_back(self, old: Settings, why: ControlError, caller: Caller) -> None:
-        caller.report({"phase": "going_back", "message": why.message})
+    async def _go_back(self, old: Settings, why: Exception, caller: Caller) -> None:
+        caller.report({"phase": "going_back", "message": str(why)})
         await self._service.unload("starting")
         await self._service.load(old)
         with contextlib.suppress(ControlError):  # they did not load before either, or no longer do: the state says so
@@ -163,26 +163,35 @@ class Operations:
 
     async def unload_when_unused(self, seconds: float) -> None:
         """Until cancelled: end the engine when nobody wanted anything for `seconds` (0: never), start one when somebody does."""
-        if not seconds:
-            return
-        door, engine = self._door, self._service.engine
-        while True:
-            if door.held == "idle":
-                await door.woken.wait()
-                async with self._changing:
-                    if door.held == "idle":  # else a command was first
-                        log.info("loading again: a request came")
-                        await self._start_again()
-            elif door.held is None and engine.ready.is_set() and door.unused_seconds >= seconds:
-                async with self._changing:
-                    if door.held is None and engine.ready.is_set() and door.unused_seconds >= seconds:
-                        log.info("unloading: nobody asked for anything", minutes=round(seconds / 60, 3))
-                        await door.hold("idle")
-                        await self._service.unload("idle")
-            else:
-                if not engine.ready.is_set():
-                    door.used = time.monotonic()  # idleness begins when they are loaded
+        while seconds:
+            try:
+                await self._look_for_idleness(seconds)
+            except Exception:
+                log.exception("unloading for idleness failed")
                 await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look_for_idleness(self, seconds: float) -> None:
+        door, engine = self._door, self._service.engine
+
+        def unused() -> bool:
+            return door.held is None and engine.ready.is_set() and door.unused_seconds >= seconds
+
+        if door.held == "idle":
+            await door.woken.wait()
+            async with self._changing:
+                if door.held == "idle":  # else a command was first
+                    log.info("loading again: a request came")
+                    await self._start_again()
+        elif unused():
+            async with self._changing:
+                if unused():
+                    log.info("unloading: nobody asked for anything", minutes=round(seconds / 60, 3))
+                    await door.hold("idle")
+                    await self._service.unload("idle")
+        else:
+            if not engine.ready.is_set():
+                door.used = time.monotonic()  # idleness begins when they are loaded
+            await asyncio.sleep(LOOK_SECONDS)
 
     # Waiting
 

@@ -30,13 +30,14 @@ PAUSED = (
 class Admission:
     """`held` says why nobody is let in, None that nothing but the engine's own state keeps requests waiting.
 
-    `woken` is set when a request comes while the models are unloaded for idleness.
+    `woken` is cleared by a hold for idleness, and set by a request that comes during it and by whatever ends it.
     """
 
     def __init__(self, settings: Settings, supervisor: Supervisor) -> None:
         self._settings = settings
         self._supervisor = supervisor
         self._returning = False
+        self._leaving = False
         self.held: Hold | None = None
         self.inside = 0
         self.waiting = 0
@@ -91,11 +92,15 @@ class Admission:
     def _patience(self) -> float:
         """Seconds that a request waits. Models that are known to come are waited for as long as clients do: to a rerank that is answered
         503 some give zero scores, and keep them."""
+        if self._leaving and self.held == "paused":
+            return 0.0  # nobody will resume this process
         if self.held in ("idle", "switching") or (self.held is None and self._returning):
             return self._settings.request_deadline_seconds
         return self._settings.load_wait_seconds
 
     def _refusal(self) -> Unavailable:
+        if self._leaving:
+            return Unavailable("The service is restarting. Try again in a second.", retry_after_seconds=1, code="restarting")
         if self.held == "paused":
             return Unavailable(PAUSED, retry_after_seconds=30, code="paused")
         progress = describe_progress(self._supervisor.state)
@@ -105,14 +110,23 @@ class Admission:
     async def hold(self, why: Hold) -> None:
         """Let nobody in from now on; those inside go on."""
         self.held = why
-        self.woken.clear()
+        if why == "idle":
+            self.woken.clear()
+        else:
+            self.woken.set()
         await self._supervisor.notify()
 
     async def release(self) -> None:
         """Let in again, as soon as the engine is ready."""
         self._returning = not self._supervisor.ready.is_set()
         self.held = None
+        self.woken.set()
         self.used = time.monotonic()
+        await self._supervisor.notify()
+
+    async def leave(self) -> None:
+        """The process ends: who waits for a resume need not wait for it here."""
+        self._leaving = True
         await self._supervisor.notify()
 
     async def empty(self) -> None:

@@ -26,6 +26,10 @@ from qmdctl.terminal import Terminal
 from tests.qmdctl.containers import container
 from tests.support.service import ROOT, ServiceProcess, poll
 
+LONG = 300.0  # seconds, on a machine that does much else
+
+pytestmark = pytest.mark.timeout(900)
+
 DOCKER = """#!/bin/sh
 # FAKE docker: `docker exec -i NAME COMMAND…` runs the command here, in the service's environment.
 shift 3
@@ -37,7 +41,7 @@ cd {root} && exec "$@"
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     folder = tmp_path_factory.mktemp("pause")
     with ServiceProcess({"CONTROL_SOCKET": str(folder / "c" / "s"), "LOAD_WAIT_SECONDS": "0.2"}, folder / "service.log") as service:
-        service.wait_healthy()
+        service.wait_healthy(LONG)
         yield service
 
 
@@ -79,7 +83,7 @@ def pause_and_resume(box: ServiceProcess, embed: Container, probe: Probe) -> Non
     assert health(box) == "ok"
     assert re.search(r"embed: loading weights", said.getvalue())
     assert probe.health() == "200"
-    assert httpx.post(f"{box.url}/v1/embeddings", json={"input": "a"}, timeout=60).status_code == 200
+    assert httpx.post(f"{box.url}/v1/embeddings", json={"input": "a"}, timeout=LONG).status_code == 200
 
 
 def test_ctrl_c_in_a_resume_goes_on_loading(box: ServiceProcess, embed: Container) -> None:
@@ -90,7 +94,7 @@ def test_ctrl_c_in_a_resume_goes_on_loading(box: ServiceProcess, embed: Containe
 
     with pytest.raises(KeyboardInterrupt):
         control(embed, Terminal(), "resume", on_line=interrupt)
-    poll(lambda: health(box) == "ok", 120, "the models")
+    poll(lambda: health(box) == "ok", LONG, "the models")
 
 
 def test_what_was_not_done_has_its_kind(box: ServiceProcess, embed: Container, monkeypatch: pytest.MonkeyPatch) -> None:

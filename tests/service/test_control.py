@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,10 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.service.conftest import TEXTS, Load, embed, metric, rerank
+from tests.service.conftest import QUICK, TEXTS, Load, embed, metric, rerank
 from tests.support.checkpoints import checkpoint
 from tests.support.service import ROOT, ServiceProcess, minilm_path, poll
 
-Start = Callable[..., ServiceProcess]
 Lines = list[dict[str, Any]]
 MANY = [f"{n} {text}" for n in range(40) for text in TEXTS]  # all different: equal texts are computed once
 MINILM, QWEN = 384, 64  # dimensions
@@ -36,12 +35,16 @@ pytestmark = pytest.mark.timeout(900)
 class Box:
     """A service with a control socket and a home of its own."""
 
-    def __init__(self, folder: Path, start: Start) -> None:
-        self.folder, self._start = folder, start
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[ServiceProcess] = []
         self.socket = folder / "c" / "control.sock"
 
     def start(self, **environment: str) -> ServiceProcess:
-        self.service = self._start(CONTROL_SOCKET=str(self.socket), HOME=str(self.folder / "home"), **environment)
+        own = {"CONTROL_SOCKET": str(self.socket), "HOME": str(self.folder / "home")}
+        self.service = ServiceProcess({**QUICK, **own, **environment}, self.folder / f"service{len(self.started)}.log").start()
+        self.started.append(self.service)
+        self.service.wait_healthy(LONG)
         return self.service
 
     def command(self, *arguments: str) -> list[str]:
@@ -66,9 +69,12 @@ class Box:
 
 
 @pytest.fixture
-def box(breakable: Start, tmp_path: Path) -> Box:
+def box(tmp_path: Path) -> Iterator[Box]:
     (tmp_path / "home").mkdir()
-    return Box(tmp_path, breakable)
+    box = Box(tmp_path)
+    yield box
+    for service in box.started:
+        service.__exit__(None, None, None)
 
 
 def engine_pid(service: ServiceProcess) -> int | None:
@@ -136,6 +142,8 @@ def test_idle_models_leave_the_device_and_come_back_for_a_request(box: Box) -> N
         vectors = list(pool.map(lambda text: embed(service, [text]), TEXTS[:8]))
     assert {v.shape for v in vectors} == {(1, MINILM)}
     poll(idle, LONG, "idleness again")
+    assert box.last("resume")["state"] == "serving"
+    poll(idle, LONG, "idleness after a resume that nobody's request brought about")
     assert box.last("pause")["state"] == "paused"
     with service.client() as client:
         refused = client.post("/v1/embeddings", json={"input": "a"})
@@ -223,8 +231,8 @@ def test_a_switch_that_fails_or_is_left_goes_back(box: Box, damaged: str) -> Non
     before = service.health()[1]
     searching = Searching(service)
     try:
-        for model, code in (("/no/such/folder", "not_found"), (damaged, "engine_failed")):
-            status, lines = box.run("switch", "--rerank-model", model)
+        for role, model, code in (("rerank", "/no/such/folder", "not_found"), ("embed", damaged, "engine_failed")):
+            status, lines = box.run("switch", f"--{role}-model", model)
             assert (status, lines[-1]["code"], lines[-1]["state"], lines[-1]["models"]) == (1, code, "serving", before["models"])
             assert "going_back" in [line.get("phase") for line in lines]
 

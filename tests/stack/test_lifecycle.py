@@ -150,6 +150,28 @@ def test_stop_and_start(stack: Stack, expected: dict[str, str]) -> None:
     answers(stack, expected)
 
 
+def test_pause_ends_the_processes_that_hold_models_and_resume_brings_them_back(stack: Stack, expected: dict[str, str]) -> None:
+    engine = httpx.get(f"{stack.url('embed')}/health", timeout=10).json()["engine"]["pid"]
+    paused = stack.qmdctl.run("pause", "--json")
+    assert (paused.status, paused.json["services"]) == (0, ["embed", "vllm"]), paused.err
+    assert str(engine) not in docker("exec", "qmd-embed", "ls", "/proc").split()
+    assert docker("inspect", "--format", "{{.State.Status}}", "qmd-embed", "qmd-vllm").split() == ["running", "exited"]
+    done = stack.qmdctl.run("status", "--json")
+    assert (done.status, [one["phase"] for one in done.json["services"]]) == (1, ["paused", "exited"])
+    assert done.json["services"][0]["fix"] == "qmdctl resume embed"
+    forwarded = httpx.post(f"{stack.url('embed')}/v1/completions", json={"prompt": PROMPT, "max_tokens": 4}, timeout=60, trust_env=False)
+    assert (forwarded.status_code, forwarded.json()["error"]["code"]) == (503, "generation_unavailable")
+    assert stack.qmdctl.run("pause", "embed").status == 0  # again, which changes nothing
+
+    resuming = stack.qmdctl.start("resume", "embed")
+    poll(lambda: httpx.get(f"{stack.url('embed')}/health", timeout=10).json()["status"] != "paused", 60, "a load", 0.2)
+    resuming.send_signal(signal.SIGINT)
+    assert resuming.wait(60) in (0, 130)  # it loads in a second where the machine is quick
+    resumed = stack.qmdctl.run("resume", "--json", seconds=600)
+    assert (resumed.status, resumed.json["status"]) == (0, "ready"), resumed.err
+    answers(stack, expected)
+
+
 def test_restart_of_one_service(stack: Stack, expected: dict[str, str]) -> None:
     before = docker("inspect", "--format", "{{.State.StartedAt}}", "qmd-embed", "qmd-vllm").split()
     assert stack.qmdctl.run("restart", "embed").status == 0
