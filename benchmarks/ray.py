@@ -24,8 +24,8 @@ from tests.support.ray_cluster import Cluster
 from tests.support.service import ROOT, ServiceProcess, poll
 
 QUERIES = 60  # one after the other
-CLIENTS, TEXTS, REQUESTS = 8, 32, 24
-WORDS = (20, 300)
+CLIENTS, TEXTS, REQUESTS = 8, 32, 16
+WORDS = (8, 80)  # of a text
 SHORT = "how the sidecar keeps its name"
 CHILD, WIDE, ONE, TWO = "a child, 1 thread", "a child, 2 threads", "Ray, 1 engine of 1 thread", "Ray, 2 engines of 1 thread"
 
@@ -62,8 +62,8 @@ def measure(services: Mapping[str, ServiceProcess], rounds: int) -> dict[str, di
         for number in range(rounds):
             for kind, do in work.items():
                 for name, client in clients.items():
-                    sys.stderr.write(f"round {number + 1} of {rounds}: {kind}, {name}\n")
                     figures[name][kind].append(do(client))
+                    sys.stderr.write(f"round {number + 1} of {rounds}: {kind}, {name}: {figures[name][kind][-1]:.1f}\n")
     return figures
 
 
