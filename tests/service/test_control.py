@@ -222,8 +222,9 @@ def test_a_switch_keeps_the_port_and_outlives_a_restart(box: Box) -> None:
     again = box.start()  # as `docker restart` does
     assert (again.health()[1]["models"], embed(again, ["a"]).shape) == (done["models"], (1, QWEN))
     assert again.terminate() == 0
-    edited = box.start(RERANK_MODEL=qwen)  # its owner named another model meanwhile
-    assert edited.health()[1]["models"] == {"embed": minilm_path(), "rerank": qwen}
+    reranker = str(checkpoint("qwen3-reranker"))
+    edited = box.start(RERANK_MODEL=reranker)  # its owner named another model meanwhile
+    assert edited.health()[1]["models"] == {"embed": minilm_path(), "rerank": reranker}
 
 
 def test_a_switch_that_fails_or_is_left_goes_back(box: Box, damaged: str) -> None:
