@@ -123,7 +123,7 @@ def shapes_hidden(text: str) -> str:
     text = _PARAMETER.sub(rf"\1{MARK}", text)
     text = _HEADER.sub(rf"\1{MARK}", text)
     text = _BEARER.sub(rf"\1{MARK}", text)
-    text = _OPTION.sub(rf"\1{MARK}", text)
+    text = _OPTION.sub(_hide_option, text)
     text = _ASSIGNED.sub(_hide_value, text)
     text = _BLOCKS.sub(_hide_qr_code, text)
     return _MAIL.sub("[e-mail]", text)
@@ -196,6 +196,12 @@ def _hide_value(match: re.Match[str]) -> str:
         return match[0]
     quoted = match["quote"] or ""
     return f"{begin}{quoted}{MARK}{quoted}"
+
+
+def _hide_option(match: re.Match[str]) -> str:
+    """In the quotes that it had: in a JSON list the option's value is an item of its own."""
+    quoted = match["quote"] or ""
+    return f"{match[1]}{quoted}{MARK}{quoted}"
 
 
 def _hide_qr_code(match: re.Match[str]) -> str:

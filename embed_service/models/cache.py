@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,16 @@ def remove_revisions(cache: Path, names: Iterable[str]) -> list[dict[str, Any]]:
             results.append({"model": model, "error": f"{model} is being downloaded: wait for its end, or stop it"})
             continue
         scanned = scan_cache_dir(cache)
-        if commit not in {one.commit_hash for repo in scanned.repos if repo.repo_path == folder.resolve() for one in repo.revisions}:
+        # Of this repository alone: one that was renamed or duplicated at the hub has the same commits under another name.
+        own = replace(scanned, repos=frozenset(repo for repo in scanned.repos if repo.repo_path == folder.resolve()))
+        if commit not in {one.commit_hash for repo in own.repos for one in repo.revisions}:
             why = next((str(warning) for warning in scanned.warnings if folder.name in str(warning)), "it cannot be read")
             results.append({"model": model, "error": f"{model} is damaged in the cache ({why}): remove {folder} by hand"})
             continue
         before = _size(folder)
         try:
             Revisions(cache).forget(model, commit)
-            scanned.delete_revisions(commit).execute()
+            own.delete_revisions(commit).execute()
         except OSError as error:
             results.append({"model": model, "error": f"{name} could not be removed ({error.strerror}): {MINE}."})
             continue

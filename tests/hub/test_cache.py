@@ -111,3 +111,16 @@ def test_a_damaged_folder_is_named_and_left(hub: FakeHub, environment: dict[str,
     assert status == 1
     assert "is damaged in the cache" in line["error"]
     assert "by hand" in line["error"]
+
+
+def test_of_two_names_for_the_same_commit_the_other_stays(
+    hub: FakeHub, environment: dict[str, str], hub_folder: Path, repository: Path
+) -> None:
+    """As after a rename at the hub."""
+    commits = {hub.add(name, repository) for name in (ID, OTHER)}
+    (commit,) = commits
+    assert download([ID, OTHER], environment)[0] == 0
+    for gone, left in ((OTHER, ID), (ID, None)):
+        status, (told,) = cache(environment, "--remove", f"{gone}@{commit}")
+        assert (status, told["model"]) == (0, gone)
+        assert [one["model"] for one in cache(environment)[1][0]["revisions"]] == ([left] if left else [])

@@ -68,6 +68,15 @@ KEPT = [
 ]
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_stays_json(indent: int | None) -> None:
+    """As the engine's inspect is."""
+    document = {"Args": ["serve", "--api-key", "q1w2 e3r4", "--port", "8000"], "Env": ["A_TOKEN=e3r4"], "Path": "sh -c 'x --token t1'"}
+    shown = json.loads(Redactor().text(json.dumps(document, indent=indent)))
+    assert shown["Args"] == ["serve", "--api-key", "[redacted]", "--port", "8000"]
+    assert "e3r4" not in str(shown["Env"]) and "t1" not in shown["Path"]
+
+
 @pytest.mark.parametrize(("text", "secret"), GONE)
 def test_what_has_a_secrets_shape_goes(text: str, secret: str) -> None:
     shown = Redactor().text(text)
