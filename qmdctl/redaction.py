@@ -25,8 +25,9 @@ COMMON = frozenset({"true", "false", "none", "null", "auto", "any", "yes", "off"
 # A key whose value is a secret: HF_TOKEN, --api-key, "apiKey", private_key; not MAX_BATCH_TOKENS, KeyExpiry or API_KEYS_FILE.
 # Repetitions are bounded, here and below: a line of a megabyte must not take a quadratic time.
 _NAME = (
-    r"[\w.-]{0,80}(?:token|secret|password|passwd|passphrase|credentials?|cookie|authorization|authurl"
-    r"|(?:api|auth|access|private|secret|[_-])[_-]?keys?(?:[_-]id)?)"
+    r"[\w.-]{0,80}(?:token|secret|password|passwd|passphrase|credentials?|cookie|authorization|authurl|bearer|webhook(?:[_-]?url)?"
+    r"|(?:[_-]|\bpg)pass|(?:[_-]|\b)(?:pwd|dsn)|[_-]auth|(?:api|auth|access|private|secret|[_-])[_-]?keys?(?:[_-]id)?)"
+    r"(?:[_-]?\d{1,3}|[_-](?:old|new|backup|previous))?"
 )
 SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 # In quotes (in JSON within JSON these are escaped), a list, or a word; not a mapping, and not a compose file's reference to a variable.
@@ -38,7 +39,7 @@ _VALUE = (
 _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY[A-Z0-9 ]*)-----.*?(?:-----END \1-----|\Z)", re.DOTALL)
 _TOKENS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{6,}|tskey-[\w-]{4,}|sk-[\w-]{6,}|qmd_[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{10,}|github_pat_\w{10,}|glpat-[\w-]{10,}"
-    r"|glsa_\w{10,}|nvapi-[\w-]{10,}|dckr_pat_[\w-]{10,}|npm_[A-Za-z0-9]{20,}|pypi-[\w-]{20,}|xox[abeprs]-[\w-]{8,}|AIza[\w-]{30,}"
+    r"|glsa_\w{10,}|[rs]k_(?:live|test)_\w{8,}|nvapi-[\w-]{10,}|dckr_pat_[\w-]{10,}|npm_[A-Za-z0-9]{20,}|pypi-[\w-]{20,}|xox[abeprs]-[\w-]{8,}|AIza[\w-]{30,}"
     r"|(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,}|eyJ[\w-]{5,4000}\.[\w-]{5,8000}(?:\.[\w-]*)?|privkey:[0-9a-f]{16,})"
 )
 # Up to the last @ of the word: a password may hold a slash or an @ of its own.
@@ -64,6 +65,13 @@ _OPTION = re.compile(
     re.IGNORECASE,
 )
 _LOGIN_LINK = re.compile(r"(https?:\\?/\\?/[\w.:-]+\\?/(?:a|register|auth|login)\\?/)[\w.~%+=:-]{6,}")
+# Whoever has such an address can write to its owner.
+_WEBHOOK = re.compile(
+    r"(https?:\\?/\\?/(?:hooks\.slack\.com\\?/services|(?:\w+\.)?discord(?:app)?\.com\\?/api\\?/webhooks|ntfy\.sh)\\?/"
+    r"|https?:\\?/\\?/api\.telegram\.org\\?/bot)[\w.:/\\-]{3,400}",
+    re.IGNORECASE,
+)
+_USER_OPTION = re.compile(r"((?<![\w-])(?:-u|--user|--proxy-user)[ \t=]+[\"']?[^\s:\"']{1,80}:)[^\s\"']+")
 _BLOCKS = re.compile(r"[\u2580-\u259f][\u2580-\u259f\u00a0 ]{8,}(?P<end>(?=[\r\n\\]|\Z))?")
 _MAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,}\b")
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{6,4000}={0,2}")
@@ -119,6 +127,8 @@ def shapes_hidden(text: str) -> str:
     text = _PEM.sub(MARK, text)
     text = _TOKENS.sub(MARK, text)
     text = _LOGIN_LINK.sub(rf"\1{MARK}", text)
+    text = _WEBHOOK.sub(rf"\1{MARK}", text)
+    text = _USER_OPTION.sub(rf"\1{MARK}", text)
     text = _USERINFO.sub(rf"\1{MARK}@", text)
     text = _PARAMETER.sub(rf"\1{MARK}", text)
     text = _HEADER.sub(rf"\1{MARK}", text)

@@ -12,7 +12,7 @@ import sqlite3
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -159,10 +159,12 @@ def _rerank_scores(connection: sqlite3.Connection) -> tuple[int, int]:
     The cache tells no kinds apart, but only a rerank's result is a bare number: an expansion is JSON. A client whose rerank failed writes
     0 for every document of the call, one row after the other; a single 0 among others may be a true score.
     """
-    if not connection.execute("PRAGMA table_info(llm_cache)").fetchall():
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(llm_cache)")}
+    if "result" not in columns:
         return 0, 0
+    at = "created_at" if "created_at" in columns else "NULL"
     count = failed = 0
-    for call in _calls(connection.execute("SELECT result, created_at FROM llm_cache ORDER BY rowid")):
+    for call in _calls(connection.execute(f"SELECT result, {at} FROM llm_cache ORDER BY rowid")):
         count += len(call)
         failed += 0 if any(call) else len(call)
     return count, failed
@@ -192,11 +194,13 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _time(text: str) -> datetime | None:
+def _time(text: str | None) -> datetime | None:
+    """SQLite's own timestamps have no zone and are UTC."""
     try:
-        return datetime.fromisoformat(text)
+        at = datetime.fromisoformat(text or "")
     except (ValueError, TypeError):
         return None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _sample(connection: sqlite3.Connection, vectors: Vectors, columns: set[str]) -> Iterator[Chunk]:

@@ -136,6 +136,19 @@ def test_a_zero_among_scores_is_a_score(index: Path) -> None:
     assert (read.scores, read.zero_scores) == (5, 3)
 
 
+def test_a_cache_with_other_times_or_none_is_read(index: Path) -> None:
+    """SQLite's own timestamps among a client's; then a table without them, where all that stands together is one call."""
+    run_sql(
+        index,
+        "DELETE FROM llm_cache",
+        "INSERT INTO llm_cache VALUES ('a', '0', '2026-11-26T09:00:00.000Z')",
+        "INSERT INTO llm_cache VALUES ('b', '0.5', '2026-11-26 09:30:00')",
+    )
+    assert (read_index(index).scores, read_index(index).zero_scores) == (2, 1)
+    run_sql(index, "ALTER TABLE llm_cache DROP COLUMN created_at")
+    assert (read_index(index).scores, read_index(index).zero_scores) == (2, 0)
+
+
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     file = tmp_path / "index.sqlite"
     file.write_bytes(b"no database at all\n" * 100)

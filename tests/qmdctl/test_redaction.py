@@ -33,6 +33,30 @@ GONE = [
     ("curl -H 'X-Api-Key: short'", "short"),
     ('{"headers": {"X-Api-Key": ["short1"]}}', "short1"),
     ("Cookie: session=abc; other=def", "def"),
+    ("POST https://hooks.slack.com/services/T01/B02/abcDEF was refused", "abcDEF"),
+    ("https://discord.com/api/webhooks/123/q1w2e3", "q1w2e3"),
+    ("https://api.telegram.org/bot123:AAbb/sendMessage", "AAbb"),
+    ("url: https://ntfy.sh/a-name-nobody-guesses?template=alertmanager", "nobody"),
+    ("sk_live_0123456789ab", "0123456789ab"),
+    ("curl -u anna:pass1word http://x", "pass1word"),
+    *(
+        (f"{name}=v4lue", "v4lue")
+        for name in (
+            "SMTP_PASS",
+            "GF_SMTP_PASS",
+            "PGPASS",
+            "DB_PWD",
+            "HF_TOKEN_OLD",
+            "OPENAI_API_KEY_2",
+            "API_KEY1",
+            "PASSWORD2",
+            "BEARER",
+            "HF_AUTH",
+            "SLACK_WEBHOOK",
+            "ALERT_WEBHOOK_URL",
+            "DATABASE_DSN",
+        )
+    ),
     ("proxy http://anna:pa/s@s@proxy:3128 is used", "pa/s@s"),
     ("clone https://oauth2token@git.example/x", "oauth2token"),
     ("GET /x?token=abc123&n=1", "abc123"),
@@ -53,6 +77,7 @@ GONE = [
     ("\n▄▄▄▄▄ ▀▄█ ▄▄▄▄▄\n█ ▄ █ ▀▀ █ ▄ █\n", "█ ▄ █"),
 ]
 KEPT = [
+    "ALERT_WEBHOOK_URL_FILE=./secrets/alert_webhook_url ALERT_WEBHOOK_KIND=webhook bypass=1 COMPASS=2 first_pass: 3",
     "MAX_BATCH_TOKENS=8192 MAX_INPUT_TOKENS=512 TOKENIZER_THREADS=2",
     '{"usage": {"prompt_tokens": 5, "total_tokens": 7}, "token": null, "api_key": false}',
     "HF_TOKEN_FILE=./secrets/hf_token API_KEYS_FILE=",
