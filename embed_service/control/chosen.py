@@ -49,7 +49,7 @@ def restore(configured: Settings) -> Settings:
 
 
 def _checked(models: Any) -> dict[str, str | None]:
-    if set(models) != set(MODEL_SETTINGS):
+    if not isinstance(models, dict) or set(models) != set(MODEL_SETTINGS):
         raise ValueError(f"the models are not {', '.join(MODEL_SETTINGS)}")
     for name, value in models.items():
         if not (isinstance(value, str) and value.strip()) and not (value is None and name.endswith("_revision")):

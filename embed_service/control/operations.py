@@ -95,14 +95,18 @@ class Operations:
     async def _pause(self, command: Command, caller: Caller) -> None:
         if self._door.held == "paused":
             return
-        idle = self._door.held == "idle"
+        idle, ended = self._door.held == "idle", False
         await self._door.hold("paused")
         try:
             if not idle:
                 await self._drained(caller, _end(command.timeout_seconds))
+            ended = True
             await self._service.unload("paused")
-        except (ControlError, asyncio.CancelledError):
-            await self._door.release()
+        except BaseException:  # whatever it was: nobody may be held for good
+            if idle or ended:
+                await self._start_again()
+            else:
+                await self._door.release()
             raise
         log.info("paused")
 

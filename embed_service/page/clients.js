@@ -7,6 +7,7 @@ let clients = {};
 const known = { embed: "", rerank: "", generate: "Qwen/Qwen3-4B", oneAddress: false, key: false };
 
 export async function setUpClients() {
+  if (Object.keys(clients).length) return;
   clients = (await ask("/page/clients.json")).body;
   byId("client").append(...Object.entries(clients).map(([name, client]) => el("option", { value: name }, client.title)));
   byId("generate").value = guessed();

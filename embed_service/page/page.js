@@ -130,6 +130,7 @@ async function look() {
   clearTimeout(timer);
   let wait = EVERY_MS;
   try {
+    await setUpClients();
     await askStats();
     await askHealth();
     showStatus();
@@ -158,5 +159,4 @@ byId("table-details").addEventListener("toggle", () => drawTable(samples));
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) look();
 });
-await setUpClients();
 look();

@@ -105,6 +105,7 @@ class Computation:
         """Note tokens and cuts."""
         self.tokens = sum(len(s.ids) for s in sequences)
         self.truncated = sum(s.cut for s in sequences)
+        metrics.inputs.labels(role).inc(len(sequences))
         metrics.truncated_inputs.labels(role).inc(self.truncated)
         record = record_of(self.request)
         record.items, record.tokens, record.truncated = len(sequences), self.tokens, self.truncated

@@ -50,6 +50,7 @@ padded_tokens = Counter("embed_padded_tokens", "Positions computed, padding incl
 padding_efficiency = Gauge(
     "embed_padding_efficiency_ratio", "Real tokens of the last micro-batch over its computed positions.", ("role",), registry=REGISTRY
 )
+inputs = Counter("embed_inputs", "Texts, or pairs of them, that requests brought.", ("role",), registry=REGISTRY)
 truncated_inputs = Counter("embed_truncated_inputs", "Texts that were cut to the model's length.", ("role",), registry=REGISTRY)
 out_of_memory_splits = Counter(
     "embed_out_of_memory_splits", "Micro-batches halved because the device ran out of memory.", registry=REGISTRY
@@ -87,7 +88,7 @@ def _present_from_start() -> None:
     for role in ROLES:
         for metric in (
             tokenise_seconds, compute_seconds, batch_tokens, batch_sequences, computed_tokens, padded_tokens,
-            padding_efficiency, truncated_inputs, failed_rows, token_budget, cache_hits, cache_misses,
+            padding_efficiency, inputs, truncated_inputs, failed_rows, token_budget, cache_hits, cache_misses,
         ):  # fmt: skip
             metric.labels(role)
     for cause in RESTART_CAUSES:

@@ -15,7 +15,8 @@ Start = Callable[..., ServiceProcess]
 EXPECTED = (
     "embed_requests_total", "embed_request_seconds_count", "embed_queue_seconds_count", "embed_tokenise_seconds_count",
     "embed_compute_seconds_count", "embed_batch_tokens_count", "embed_batch_sequences_count", "embed_computed_tokens_total",
-    "embed_padded_tokens_total", "embed_padding_efficiency_ratio", "embed_truncated_inputs_total", "embed_out_of_memory_splits_total",
+    "embed_padded_tokens_total", "embed_padding_efficiency_ratio", "embed_inputs_total", "embed_truncated_inputs_total",
+    "embed_out_of_memory_splits_total",
     "embed_engine_busy_seconds_total", "embed_engine_idle_seconds_total",
     "embed_failed_rows_total", "embed_engine_restarts_total", "embed_requeued_sequences_total", "embed_dropped_clients_total",
     "embed_queued_sequences", "embed_queued_tokens", "embed_token_budget", "embed_ready", "embed_engine_up", "embed_model_info",
@@ -58,6 +59,7 @@ def test_counts_are_true(breakable: Start) -> None:
     assert metric(service, 'embed_padded_tokens_total{role="embed"}') >= usage["total_tokens"] + cut
     assert 0 < metric(service, 'embed_padding_efficiency_ratio{role="embed"}') <= 1
     assert metric(service, 'embed_truncated_inputs_total{role="embed"}') == 1
+    assert metric(service, 'embed_inputs_total{role="embed"}') == len(TEXTS) + 1
     assert metric(service, 'embed_requests_total{route="/v1/embeddings",status="200"}') == 2
     assert metric(service, 'embed_requests_total{route="other",status="404"}') == 1
     assert metric(service, 'embed_request_seconds_count{lane="bulk",route="/v1/embeddings"}') == 1
