@@ -163,10 +163,11 @@ def test_pause_ends_the_processes_that_hold_models_and_resume_brings_them_back(s
     assert (forwarded.status_code, forwarded.json()["error"]["code"]) == (503, "generation_unavailable")
     assert stack.qmdctl.run("pause", "embed").status == 0  # again, which changes nothing
 
-    resuming = stack.qmdctl.start("resume", "embed")
-    poll(lambda: httpx.get(f"{stack.url('embed')}/health", timeout=10).json()["status"] != "paused", 60, "a load", 0.2)
-    resuming.send_signal(signal.SIGINT)
-    assert resuming.wait(60) in (0, 130)  # it loads in a second where the machine is quick
+    with stack.qmdctl.start("resume", "embed") as resuming:
+        poll(lambda: httpx.get(f"{stack.url('embed')}/health", timeout=10).json()["status"] != "paused", 60, "a load", 0.2)
+        resuming.send_signal(signal.SIGINT)
+        resuming.communicate(timeout=60)
+    assert resuming.returncode in (0, 130)  # it loads in a second where the machine is quick
     resumed = stack.qmdctl.run("resume", "--json", seconds=600)
     assert (resumed.status, resumed.json["status"]) == (0, "ready"), resumed.err
     answers(stack, expected)
