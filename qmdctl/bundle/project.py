@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +20,12 @@ REMEMBERED, FILES = 256 << 10, 60  # bytes of a file in .qmdctl, and how many
 
 
 def verb_parts(folder: Path) -> Iterator[Part]:
+    from qmdctl.releases import child
+
     for name, (words, seconds) in VERBS.items():
-        full = [sys.executable, "-m", "qmdctl", "--project", str(folder), *words]
-        yield command(f"qmdctl/{name}", full, seconds=seconds, cwd=folder, shown=f"qmdctl {' '.join(words)}", any_status=True)
+        yield command(
+            f"qmdctl/{name}", child.command(folder, *words), seconds=seconds, cwd=folder, shown=f"qmdctl {' '.join(words)}", any_status=True
+        )
 
 
 def project_parts(folder: Path) -> Iterator[Part]:

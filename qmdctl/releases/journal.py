@@ -86,7 +86,8 @@ class Journal:
         except OSError as error:
             raise refused(self.path, error, "written") from None
         finally:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Nothing is under way any more."""
