@@ -23,9 +23,8 @@ def verb_parts(folder: Path) -> Iterator[Part]:
     from qmdctl.releases import child
 
     for name, (words, seconds) in VERBS.items():
-        yield command(
-            f"qmdctl/{name}", child.command(folder, *words), seconds=seconds, cwd=folder, shown=f"qmdctl {' '.join(words)}", any_status=True
-        )
+        full = child.command(folder, *words)
+        yield command(f"qmdctl/{name}", full, seconds=seconds, cwd=folder, shown=f"qmdctl {' '.join(words)}", any_status=True)
 
 
 def project_parts(folder: Path) -> Iterator[Part]:

@@ -50,9 +50,8 @@ def down(
         what = " and ".join([*([MODELS] if volumes else []), *([LOGIN] if forget else [])])
         refusal = f"{'--volumes' if volumes else '--forget'} removes {what}, and there is no terminal to ask"
         agree(terminal, f"Remove {what}?", refusal, "add --yes", "Nothing was removed.", default=False)
-    engine = Engine.connect()
-    compose = call.compose(settings)
     with exclusive(settings.project.folder, "down"):
+        engine, compose = Engine.connect(), call.compose(settings)
         left = log_out(engine, compose, settings) if forget else []
         if settings["TAILNET_SERVICE"]:
             terminal.note("The sidecars leave their Services first: 20 s, in which clients go to another box.", "dim")

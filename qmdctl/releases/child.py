@@ -89,8 +89,8 @@ def _run(project: Path, *arguments: str, capture: bool = False) -> tuple[int, st
 
 
 def command(project: Path, *arguments: str) -> list[str]:
-    """The command of a qmdctl like this one. `python -m` looks in the current folder first: where this one is installed apart from
-    the checkout, that must not lead it to the checkout's code."""
+    """What runs a qmdctl like this one."""
+    # `python -m` looks in the current folder first: one that is installed apart would find the checkout's code there.
     return [sys.executable, *([] if runs_from(project) else ["-P"]), "-m", "qmdctl", "--project", str(project), *arguments]
 
 
