@@ -40,7 +40,7 @@ def project_parts(folder: Path) -> Iterator[Part]:
     from qmdctl.state import default_path
 
     yield file("qmdctl/state.json", default_path())
-    kept = [path for path in sorted((folder / ".qmdctl").rglob("*")) if path.is_file() and path.name != "lock"]
+    kept = [path for path in sorted((folder / ".qmdctl").rglob("*")) if path.is_file() and path.name not in ("lock", "reserve")]
     for path in kept[-FILES:]:
         yield file(f"qmdctl/project/{path.relative_to(folder / '.qmdctl')}", path, largest=REMEMBERED)
 

@@ -36,6 +36,7 @@ def go_back(journal: Journal, machine: Machine) -> None:
 
     A full disk, which may be why it goes back, does not stop it: what the journal does not know to be undone may be undone again.
     """
+    journal.release()
     unwritten = ""
     for step in journal.taken:
         try:

@@ -98,6 +98,7 @@ def resume(project: Project, engine: Engine, terminal: Terminal, journal: Journa
 
 
 def carry_out(project: Project, engine: Engine, terminal: Terminal, journal: Journal, to: Release) -> Record | None:
+    journal.reserve()
     began = time.monotonic()
     try:
         apply(journal, Machine(project.folder, engine, terminal))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,7 +19,7 @@ from qmdctl.engine import Container
 from qmdctl.errors import ConfigurationError, QmdError
 from qmdctl.project import Project
 from qmdctl.releases import apply as applying
-from qmdctl.releases import child, switch
+from qmdctl.releases import child, steps, switch
 from qmdctl.releases.apply import WentBack
 from qmdctl.releases.journal import Journal, Step
 from qmdctl.releases.record import FAILED, History
@@ -119,6 +120,31 @@ def test_one_that_goes_on_and_fails_is_in_the_history(cut_off: Project) -> None:
         upgrade.settle(cut_off, Terminal(), resume=True)
     (failed,) = History(cut_off.folder).records
     assert (failed.result, failed.title, failed.release.commit) == (FAILED, "rollback to 3", "c" * 40)
+
+
+def test_on_a_disk_that_is_full_env_comes_back(cut_off: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    require("root", os.geteuid() == 0, "only root can mount a disk")
+    text = (cut_off.folder / ".env").read_text()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(cut_off.folder)], check=True)
+    try:
+        settings_of(cut_off.folder)
+        (cut_off.folder / ".qmdctl").mkdir()
+
+        def do(step: Step, there: steps.Machine) -> None:
+            steps.do(step, there)
+            if step.kind == "file":
+                (cut_off.folder / "filler").write_bytes(bytes(8 << 20))
+
+        monkeypatch.setattr(applying, "do", do)
+        monkeypatch.setattr(applying, "undo", steps.undo)
+        taken = [steps.before_step(None, {}, False), steps.file_step(cut_off.folder, cut_off.env_path, f"{text}A=b\n", "Write .env")]
+        Journal(cut_off.folder, "upgrade", "upgrade to x", taken).save()
+        with pytest.raises(WentBack, match="No space left on device"):
+            upgrade.settle(cut_off, Terminal(), resume=True)
+        assert cut_off.env_path.read_text() == text
+        assert Journal.read(cut_off.folder) is None
+    finally:
+        subprocess.run(["umount", "--lazy", str(cut_off.folder)], check=True)
 
 
 def test_a_qmdctl_installed_apart_does_not_run_the_checkout_s_code(tmp_path: Path) -> None:
