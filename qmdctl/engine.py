@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 VOLUME_LABEL = "com.docker.compose.volume"
+FILES_LABEL, FOLDER_LABEL = "com.docker.compose.project.config_files", "com.docker.compose.project.working_dir"
 HASH_LABEL = "com.docker.compose.config-hash"
 ANSWER_SECONDS = 10
 
@@ -40,6 +41,7 @@ class Container:
     finished_at: datetime | None
     pid: int
     config_hash: str = ""  # of the configuration that Compose made it from
+    compose_files: tuple[str, ...] = ()  # these files, as seen from the project's folder
     probe: dict[str, Any] = field(default_factory=dict)
     probe_text: str = ""  # what the healthcheck printed last, as it is
     ports: dict[str, int] = field(default_factory=dict)  # "8001/tcp": the port on the host
@@ -197,11 +199,19 @@ def _container(inspect: dict[str, Any]) -> Container:
         finished_at=_time(state.get("FinishedAt", "")),
         pid=state.get("Pid", 0),
         config_hash=inspect["Config"]["Labels"].get(HASH_LABEL, ""),
+        compose_files=_compose_files(inspect["Config"]["Labels"]),
         probe=_json_line(text),
         probe_text=text,
         ports=_ports(inspect["HostConfig"].get("PortBindings") or {}),
         environment=dict(entry.partition("=")[::2] for entry in inspect["Config"].get("Env") or []),
     )
+
+
+def _compose_files(labels: dict[str, str]) -> tuple[str, ...]:
+    folder, files = labels.get(FOLDER_LABEL, ""), labels.get(FILES_LABEL, "")
+    # The folder goes first: a comma in its name is none between two files.
+    parts = files.replace(f"{folder}/", "").split(",") if folder and files else []
+    return tuple(os.path.relpath(os.path.join(folder, part), folder) for part in parts)
 
 
 def _ports(bindings: dict[str, list[dict[str, str]] | None]) -> dict[str, int]:

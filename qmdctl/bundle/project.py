@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +20,10 @@ REMEMBERED, FILES = 256 << 10, 60  # bytes of a file in .qmdctl, and how many
 
 
 def verb_parts(folder: Path) -> Iterator[Part]:
+    from qmdctl.releases import child
+
     for name, (words, seconds) in VERBS.items():
-        full = [sys.executable, "-m", "qmdctl", "--project", str(folder), *words]
+        full = child.command(folder, *words)
         yield command(f"qmdctl/{name}", full, seconds=seconds, cwd=folder, shown=f"qmdctl {' '.join(words)}", any_status=True)
 
 
@@ -39,7 +40,7 @@ def project_parts(folder: Path) -> Iterator[Part]:
     from qmdctl.state import default_path
 
     yield file("qmdctl/state.json", default_path())
-    kept = [path for path in sorted((folder / ".qmdctl").rglob("*")) if path.is_file() and path.name != "lock"]
+    kept = [path for path in sorted((folder / ".qmdctl").rglob("*")) if path.is_file() and path.name not in ("lock", "reserve")]
     for path in kept[-FILES:]:
         yield file(f"qmdctl/project/{path.relative_to(folder / '.qmdctl')}", path, largest=REMEMBERED)
 

@@ -41,6 +41,7 @@ def down(
     Downloaded models and caches stay, unless --volumes; the nodes keep their names on the tailnet, unless --forget.
     """
     from qmdctl.engine import Engine
+    from qmdctl.lock import exclusive
 
     call = invocation(context)
     terminal = call.output(json_output)
@@ -49,14 +50,14 @@ def down(
         what = " and ".join([*([MODELS] if volumes else []), *([LOGIN] if forget else [])])
         refusal = f"{'--volumes' if volumes else '--forget'} removes {what}, and there is no terminal to ask"
         agree(terminal, f"Remove {what}?", refusal, "add --yes", "Nothing was removed.", default=False)
-    engine = Engine.connect()
-    compose = call.compose(settings)
-    left = log_out(engine, compose, settings) if forget else []
-    if settings["TAILNET_SERVICE"]:
-        terminal.note("The sidecars leave their Services first: 20 s, in which clients go to another box.", "dim")
-    # Every profile: what a changed COMPOSE_PROFILES no longer names is to go as well.
-    compose.run("--profile", "*", "down", "--remove-orphans")
-    removed = remove_volumes(engine, terminal, settings.name, volumes, forget)
+    with exclusive(settings.project.folder, "down"):
+        engine, compose = Engine.connect(), call.compose(settings)
+        left = log_out(engine, compose, settings) if forget else []
+        if settings["TAILNET_SERVICE"]:
+            terminal.note("The sidecars leave their Services first: 20 s, in which clients go to another box.", "dim")
+        # Every profile: what a changed COMPOSE_PROFILES no longer names is to go as well.
+        compose.run("--profile", "*", "down", "--remove-orphans")
+        removed = remove_volumes(engine, terminal, settings.name, volumes, forget)
     kept = "" if volumes else " Models and caches are kept; `qmdctl up` starts again."
     terminal.result(f"The stack is down.{kept}", {"status": "down", "volumes_removed": volumes, "forgotten": forget, "removed": removed})
     if forget:

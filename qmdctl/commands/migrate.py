@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -275,9 +274,10 @@ def again(terminal: Terminal, project: Project, verb: str) -> None:
     """Another verb of qmdctl, in a process of its own; its output goes to stderr. QmdError with its exit status when it fails."""
     from qmdctl.errors import QmdError
     from qmdctl.process import run
+    from qmdctl.releases.child import command
 
     terminal.echo_command(f"qmdctl {verb}")
-    done = run([sys.executable, "-m", "qmdctl", "--project", str(project.folder), verb], capture=False, check=False)
+    done = run(command(project.folder, verb), capture=False, check=False)
     if not done.ok:
         error = QmdError(f"qmdctl {verb} failed", f"qmdctl {verb}; the migration itself is in the journal (qmdctl migrate)")
         error.exit_code = done.returncode if done.returncode > 0 else 1

@@ -52,6 +52,7 @@ def run(project: Project, terminal: Terminal, number: int | None, *, yes: bool, 
         terminal.note(said, "yellow")
     record = rollback.choose(history, number)
     settings, engine, checkout = load_settings(project), Engine.connect(), Checkout(project.folder)
+    switch.need_same_files(engine, settings, terminal)
 
     def identity(name: str) -> tuple[str, str]:
         return images.identity(engine, name)
@@ -80,4 +81,4 @@ def run(project: Project, terminal: Terminal, number: int | None, *, yes: bool, 
     except KeyboardInterrupt:
         raise InterruptedByUser("Interrupted. Nothing was changed.", "qmdctl rollback") from None
     new = switch.switch(project, engine, terminal, "rollback", title, steps, record.release)
-    switch.report(project, terminal, "rolled back", title, before, new, {"plan": data})
+    switch.report(project, terminal, "rollback", title, before, new, {"plan": data})

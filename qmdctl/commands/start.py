@@ -12,11 +12,14 @@ def start(context: typer.Context, service: ServiceArgument = None, json_output: 
 
     `qmdctl up` also applies changes of .env, and waits until the services are ready.
     """
+    from qmdctl.lock import exclusive
+
     call = invocation(context)
     terminal = call.output(json_output)
     settings = call.settings(need_env=False)
-    services = call.existing_services(settings, service)
-    call.compose(settings).run("--profile", "*", "start", *services)
+    with exclusive(settings.project.folder, "start"):
+        services = call.existing_services(settings, service)
+        call.compose(settings).run("--profile", "*", "start", *services)
     terminal.result(
         f"Started: {', '.join(services)}. `qmdctl status` shows when they are ready.", {"status": "started", "services": services}
     )

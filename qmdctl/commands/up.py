@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmdctl.commands.common import Invocation, JsonOption, ServiceArgument, invocation, mode_flags
+from qmdctl.commands.common import JsonOption, ServiceArgument, invocation, mode_flags
 
 if TYPE_CHECKING:
     from qmdctl.compose import Compose
@@ -44,40 +44,45 @@ def up(
     from qmdctl.commands.resume import resume_paused
     from qmdctl.engine import Engine
     from qmdctl.errors import InterruptedByUser
+    from qmdctl.lock import exclusive
     from qmdctl.releases import unfinished
     from qmdctl.releases.snapshot import record_start
+    from qmdctl.settings import load_settings
     from qmdctl.startup.compose_up import compose_up, remove
 
     call = invocation(context)
     terminal = call.output(json_output)
     limit = parse_seconds(timeout) if timeout is not None else None
-    settings = _prepare_services(call, call.settings(mode_flags(cpu, gpu)), terminal, mode_flags(cpu, gpu))
-    unfinished.note(settings.project, terminal)
-    services = call.services(settings, service)
     again = " ".join(["qmdctl up", *(["--cpu"] if cpu else []), *(["--gpu"] if gpu else []), *(service or [])])
-    compose = call.compose(settings)
-    engine = Engine.connect()
-    there = engine.containers(settings.name)
-    if service:
-        service = services = [*services, *_led_elsewhere(settings, there, services, terminal)]
-    resume_paused(engine, settings, terminal, services)
-    off = [name for name in there if name in settings.every_service and name not in settings.services]
-    if not off and _is_current(engine, compose, settings, {name: one for name, one in there.items() if name in services}, services):
-        _settle_services(engine, compose, settings, terminal, services)
-        record_start(settings, engine, compose, terminal, "found running", 0.0)
-        _already_running(engine, settings, services, terminal)
-        return
+    flags, project = mode_flags(cpu, gpu), call.project()
     try:
-        if not skip_checks:
-            check_machine(settings, terminal, services)
-        built = bool(settings["EMBED_IMAGE"]) and engine.has_image(settings["EMBED_IMAGE"])
-        build = not (no_build or _is_kept(settings, terminal))
-        if settings["EMBED_IMAGE"] and build and not built:
-            terminal.note("The embed image is built first: once, some minutes and several GB of downloads.", "dim")
-        began, clock = datetime.now(UTC), time.monotonic()
-        remove(compose, terminal, off)
-        compose_up(compose, terminal, list(service or []), settings, built, limit, again, build)
-        _restart_outdated(engine, compose, settings, services)
+        with exclusive(project.folder, "up"):  # not while it watches: what is watched may be stopped or taken down
+            settings = _prepare_services(load_settings(project, flags), terminal, flags)
+            unfinished.note(project, terminal)
+            services = call.services(settings, service)
+            compose = call.compose(settings)
+            engine = Engine.connect()
+            there = engine.containers(settings.name)
+            if service:
+                service = services = [*services, *_led_elsewhere(settings, there, services, terminal)]
+            resume_paused(engine, settings, terminal, services)
+            off = [name for name in there if name in settings.every_service and name not in settings.services]
+            named = {name: one for name, one in there.items() if name in services}
+            if not off and _is_current(engine, compose, settings, named, services):
+                _settle_services(engine, compose, settings, terminal, services)
+                record_start(settings, engine, compose, terminal, "found running", 0.0)
+                _already_running(engine, settings, services, terminal)
+                return
+            if not skip_checks:
+                check_machine(settings, terminal, services)
+            built = bool(settings["EMBED_IMAGE"]) and engine.has_image(settings["EMBED_IMAGE"])
+            build = not (no_build or _is_kept(settings, terminal))
+            if settings["EMBED_IMAGE"] and build and not built:
+                terminal.note("The embed image is built first: once, some minutes and several GB of downloads.", "dim")
+            began, clock = datetime.now(UTC), time.monotonic()
+            remove(compose, terminal, off)
+            compose_up(compose, terminal, list(service or []), settings, built, limit, again, build)
+            _restart_outdated(engine, compose, settings, services)
         if no_wait:
             if settings["TAILNET_SERVICE"]:
                 terminal.note("The Tailscale Services are advertised by the next `qmdctl up` that finds the sidecars running.", "yellow")
@@ -91,9 +96,10 @@ def up(
     _report(engine, settings, services, start, terminal)
 
 
-def _prepare_services(call: Invocation, settings: Settings, terminal: Terminal, flags: dict[str, str] | None) -> Settings:
+def _prepare_services(settings: Settings, terminal: Terminal, flags: dict[str, str] | None) -> Settings:
     """With TAILNET_SERVICE: node names of their own in .env, and the folders that the sidecars are given. What is in force then."""
     from qmdctl import env_file
+    from qmdctl.settings import load_settings
     from qmdctl.tailnet import services
 
     if not services.wanted(settings):
@@ -105,7 +111,7 @@ def _prepare_services(call: Invocation, settings: Settings, terminal: Terminal, 
     env_file.write(settings.project.env_path, settings.env.render())
     names = ", ".join(f"{key}={settings.env.values[key]}" for key in named)
     terminal.note(f"A node may not have the name of a Service: {names} is now in .env.", "yellow")
-    return call.settings(flags)
+    return load_settings(settings.project, flags)
 
 
 def _is_kept(settings: Settings, terminal: Terminal) -> bool:

@@ -82,6 +82,7 @@ def run(
         if plan.nothing:
             terminal.result(f"Nothing to do: {plan.title} is what is here.", {"status": "current", "plan": plan.data})
             return
+        switch.need_same_files(engine, settings, terminal)
         pulls = upgrade.prepare_images(plan, engine, settings, skip_checks)
         plan.lines += [f"pulled while the old one serves: {name}" for name in pulls]
         plan.data["pulls"] = pulls
@@ -105,7 +106,7 @@ def run(
     record = switch.switch(project, engine, terminal, "upgrade", plan.title, steps, to)
     if plan.packages and not own:
         terminal.note("This qmdctl is installed apart from the checkout and stays as it is: update it as it was installed.", "yellow")
-    switch.report(project, terminal, "upgraded", plan.title, before, record, {"plan": plan.data})
+    switch.report(project, terminal, "upgrade", plan.title, before, record, {"plan": plan.data})
 
 
 def find(checkout: Checkout, release: str | None, terminal: Terminal) -> Target | None:
@@ -144,23 +145,20 @@ def settle(project: Project, terminal: Terminal, resume: bool) -> None:
     """--resume and --undo."""
     from qmdctl.engine import Engine
     from qmdctl.releases import switch, unfinished
-    from qmdctl.releases.apply import apply
     from qmdctl.releases.child import preload
     from qmdctl.releases.journal import Journal
     from qmdctl.releases.record import History
-    from qmdctl.releases.steps import Machine
 
     journal = Journal.read(project.folder)
     if journal is None:
         terminal.result("Nothing was cut off.", {"status": "nothing"})
         return
     terminal.note(unfinished.told(journal))
-    preload()
     if not resume:
+        preload()
         said = unfinished.undo(project, journal, terminal)
         terminal.result(f"Gone back. {said}", {"status": "undone", "title": journal.title})
         return
     engine, before = Engine.connect(), History(project.folder).current
-    apply(journal, Machine(project.folder, engine, terminal))
-    record = switch.finish(project, engine, terminal, journal, 0.0)
-    switch.report(project, terminal, "upgraded", journal.title, before, record, {})
+    record = switch.resume(project, engine, terminal, journal)
+    switch.report(project, terminal, journal.verb, journal.title, before, record, {})

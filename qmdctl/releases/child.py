@@ -19,6 +19,7 @@ from typing import Any
 
 import qmdctl
 from qmdctl.errors import QmdError
+from qmdctl.lock import HELD
 from qmdctl.releases.snapshot import OFF
 from qmdctl.terminal import Terminal
 
@@ -67,9 +68,12 @@ def broken_links(project: Path, terminal: Terminal) -> list[Broken]:
 
 def _run(project: Path, *arguments: str, capture: bool = False) -> tuple[int, str]:
     """(exit status, what it printed); uncaptured it goes to our stderr. After Ctrl-C it is waited for: two must not change the stack."""
-    command = [sys.executable, "-m", "qmdctl", "--project", str(project), *arguments]
     child = subprocess.Popen(
-        command, env={**os.environ, OFF: "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if capture else 2, text=True
+        command(project, *arguments),
+        env={**os.environ, OFF: "1", HELD: "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if capture else 2,
+        text=True,
     )
     try:
         out, _ = child.communicate()
@@ -82,6 +86,12 @@ def _run(project: Path, *arguments: str, capture: bool = False) -> tuple[int, st
             child.wait()
         raise
     return child.returncode, out or ""
+
+
+def command(project: Path, *arguments: str) -> list[str]:
+    """What runs a qmdctl like this one."""
+    # `python -m` looks in the current folder first: one that is installed apart would find the checkout's code there.
+    return [sys.executable, *([] if runs_from(project) else ["-P"]), "-m", "qmdctl", "--project", str(project), *arguments]
 
 
 def preload() -> None:

@@ -16,7 +16,8 @@ from qmdctl.env_file import refused
 from qmdctl.errors import ConfigurationError
 from qmdctl.lock import FOLDER
 
-FILE = "upgrade.json"
+FILE, RESERVE = "upgrade.json", "reserve"
+RESERVED = 1 << 20  # bytes
 VERSION = 1
 PLANNED, BEGUN, DONE, UNDONE = "planned", "begun", "done", "undone"
 
@@ -86,9 +87,20 @@ class Journal:
         except OSError as error:
             raise refused(self.path, error, "written") from None
         finally:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+    def reserve(self) -> None:
+        """Space on the disk that going back has for .env and the checkout when the disk has filled up meanwhile."""
+        with contextlib.suppress(OSError):
+            self.path.with_name(RESERVE).write_bytes(os.urandom(RESERVED))
+
+    def release(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.with_name(RESERVE).unlink()
 
     def close(self) -> None:
         """Nothing is under way any more."""
+        self.release()
         with contextlib.suppress(OSError):
             self.path.unlink()

@@ -9,13 +9,18 @@ from qmdctl import env_file
 from qmdctl.env_file import EnvFile
 from qmdctl.errors import ConfigurationError
 from qmdctl.native import redaction
+from qmdctl.redaction import secret_name
 
 COMMENTED = re.compile(r"^#[ \t]?([A-Za-z_][A-Za-z0-9_]*)=(.*)$")
 
 
 def secret(key: str, value: str) -> bool:
     """Whether the value may not be kept: its key says so, or it holds a token, a key's option or a URL's user."""
-    return redaction.value(key, value) != value
+    return _kept(key, value) != value
+
+
+def _kept(key: str, value: str) -> str:
+    return "…" if value and secret_name(key) else redaction.value(key, value)
 
 
 def env_text(env: EnvFile) -> tuple[str, list[str]]:
@@ -58,9 +63,9 @@ def _clean(key: str, node: Any) -> Any:
         if key == "environment":
             return [_assignment(str(one)) for one in node]
         return redaction.redacted(node) if node and all(isinstance(one, str) for one in node) else [_clean(key, one) for one in node]
-    return redaction.value(key, node) if isinstance(node, str) else node
+    return _kept(key, node) if isinstance(node, str) else node
 
 
 def _assignment(text: str) -> str:
     name, equals, value = text.partition("=")
-    return f"{name}{equals}{redaction.value(name, value)}"
+    return f"{name}{equals}{_kept(name, value)}"

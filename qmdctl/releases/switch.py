@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
+from qmdctl import env_file
 from qmdctl.compose import Compose
 from qmdctl.engine import Engine
-from qmdctl.errors import QmdError
+from qmdctl.errors import ConfigurationError, QmdError
 from qmdctl.project import Project
 from qmdctl.releases import changes, child, images
 from qmdctl.releases.apply import WentBack, apply
+from qmdctl.releases.checkout import Checkout
 from qmdctl.releases.journal import Journal, Step
 from qmdctl.releases.prune import KEEP
 from qmdctl.releases.record import History, Record, Release
@@ -21,6 +24,8 @@ from qmdctl.startup.compose_up import changed
 from qmdctl.tailnet import SIDECARS
 from qmdctl.terminal import Terminal
 
+DONE = {"upgrade": "upgraded", "rollback": "rolled back"}
+
 
 def ask(terminal: Terminal, question: str, yes: bool) -> None:
     """ConfigurationError where nobody can be asked, InterruptedByUser for no."""
@@ -29,6 +34,24 @@ def ask(terminal: Terminal, question: str, yes: bool) -> None:
     refusal = "This changes the stack as shown above, and there is no terminal to ask"
     if not yes:
         agree(terminal, question, refusal, "add --yes to agree", "Nothing was changed.", default=False)
+
+
+def need_same_files(engine: Engine, settings: Settings, terminal: Terminal) -> None:
+    """ConfigurationError where what runs was made from other compose files than .env names (`up --cpu`): going back would not find them.
+
+    Files alone do not tell: Compose leaves a container that other files would not change, with the names of the old ones.
+    """
+    folder = settings.project.folder
+    now = tuple(os.path.relpath(file, folder) for file in settings.files)
+    compose = Compose(settings, terminal)
+    for name, one in engine.containers(settings.name).items():
+        if one.running and one.compose_files not in ((), now) and changed(compose, {name: one.config_hash}):
+            there = ", ".join(one.compose_files)
+            line = f"COMPOSE_FILE={env_file.quote(os.pathsep.join(one.compose_files))}"
+            raise ConfigurationError(
+                f"{name} runs from {there}, and .env leads to {', '.join(now)}: what runs now could not be brought back",
+                f"put {line} into .env; or bring up what .env says first: qmdctl up",
+            )
 
 
 def found_running(engine: Engine, settings: Settings, terminal: Terminal) -> tuple[Record | None, list[str]]:
@@ -63,12 +86,25 @@ def switch(project: Project, engine: Engine, terminal: Terminal, verb: str, titl
     child.preload()
     journal = Journal(project.folder, verb, title, steps)
     journal.save()
+    return carry_out(project, engine, terminal, journal, to)
+
+
+def resume(project: Project, engine: Engine, terminal: Terminal, journal: Journal) -> Record | None:
+    """The same for a journal that was cut off."""
+    child.preload()
+    commit = next((step.facts["commit"] for step in journal.steps if step.kind == "checkout"), "")
+    to = Release(commit=commit) if commit else Checkout(project.folder).release()
+    return carry_out(project, engine, terminal, journal, to)
+
+
+def carry_out(project: Project, engine: Engine, terminal: Terminal, journal: Journal, to: Release) -> Record | None:
+    journal.reserve()
     began = time.monotonic()
     try:
         apply(journal, Machine(project.folder, engine, terminal))
     except WentBack as error:
         try:
-            write_failure(load_settings(project), title, to, error.message)
+            write_failure(load_settings(project), journal.title, to, error.message)
         except (OSError, QmdError) as second:
             terminal.note(f"The failure is not in the history: {second}", "yellow")
         raise
@@ -91,7 +127,7 @@ def finish(project: Project, engine: Engine, terminal: Terminal, journal: Journa
 
 
 def report(
-    project: Project, terminal: Terminal, status: str, title: str, before: Record | None, record: Record | None, data: dict[str, Any]
+    project: Project, terminal: Terminal, verb: str, title: str, before: Record | None, record: Record | None, data: dict[str, Any]
 ) -> None:
     """What serves now, what laptops have to do, and where the history has grown long how it is pruned."""
     lines = [f"Done: {title}. Real requests are answered."]
@@ -104,4 +140,4 @@ def report(
     if count > KEEP:
         terminal.note(f"The history has {count} records, and their images stay: qmdctl history prune --keep {KEEP}")
     numbers = {"from": before.number if before else None, "number": record.number if record else None}
-    terminal.result("\n".join(lines), {"status": status, **numbers, "fingerprint_changed": moved, **data})
+    terminal.result("\n".join(lines), {"status": DONE[verb], **numbers, "fingerprint_changed": moved, **data})

@@ -6,7 +6,6 @@ import os
 
 from qmdctl.engine import Engine
 from qmdctl.errors import QmdError
-from qmdctl.lock import exclusive
 from qmdctl.project import Project
 from qmdctl.releases import prepare
 from qmdctl.releases.apply import came_back, go_back
@@ -47,7 +46,7 @@ def undo(project: Project, journal: Journal, terminal: Terminal) -> str:
 
 
 def note(project: Project, terminal: Terminal) -> None:
-    """For `up`: a line where one was cut off. QmdError where one is under way; nothing in a process that belongs to one."""
+    """For `up`, which holds the lock: a line where one was cut off; nothing in a process that belongs to one."""
     if os.environ.get(OFF):
         return
     try:
@@ -56,5 +55,4 @@ def note(project: Project, terminal: Terminal) -> None:
         terminal.note(f"{error.message}\n  → {error.fix}", "yellow")
         return
     if journal is not None:
-        with exclusive(project.folder, "up"):
-            terminal.note(f"{told(journal)}\n  → {FIX}", "yellow")
+        terminal.note(f"{told(journal)}\n  → {FIX}", "yellow")

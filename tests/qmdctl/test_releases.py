@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,6 @@ import yaml
 
 from qmdctl import env_file
 from qmdctl.errors import ConfigurationError, InterruptedByUser, QmdError
-from qmdctl.lock import exclusive
 from qmdctl.project import Project
 from qmdctl.releases import apply as applying
 from qmdctl.releases import changes, images, redacted, renames, unfinished
@@ -91,6 +91,10 @@ HTTPS_PROXY=http://me:planted-dd@proxy:3128
 VLLM_EXTRA_ARGS='--api-key planted-ee --quantization awq'
 API_KEYS_FILE=./secrets/api_keys
 # GRAFANA_PASSWORD=planted-ff
+X_PASSPHRASE=planted-gg
+MY_COOKIE=planted-hh
+AWS_ACCESS_KEY_ID=planted-ii
+EMPTY_PASSWD=
 # VLLM_DTYPE=auto
 """
 
@@ -98,9 +102,9 @@ API_KEYS_FILE=./secrets/api_keys
 def test_env_is_kept_without_secrets() -> None:
     text, secrets = redacted.env_text(env_file.parse(ENV))
     assert "planted" not in text
-    assert secrets == ["HF_TOKEN", "HTTPS_PROXY", "VLLM_EXTRA_ARGS"]
+    assert secrets == ["HF_TOKEN", "HTTPS_PROXY", "VLLM_EXTRA_ARGS", "X_PASSPHRASE", "MY_COOKIE", "AWS_ACCESS_KEY_ID"]
     kept = env_file.parse(text).check()
-    assert kept.values == {"EMBED_PORT": "8001", "API_KEYS_FILE": "./secrets/api_keys"}
+    assert kept.values == {"EMBED_PORT": "8001", "API_KEYS_FILE": "./secrets/api_keys", "EMPTY_PASSWD": ""}
     assert "# VLLM_DTYPE=auto" in kept.lines
     assert redacted.env_text(kept) == (text, [])
 
@@ -110,6 +114,7 @@ def test_the_compose_file_is_kept_without_secrets() -> None:
         "HF_TOKEN": "planted-1",
         "PROXY": "http://me:planted-2@proxy",
         "EMBED_MODEL": "a/b",
+        "X_PASSWD": "planted-7",
         "API_KEYS_FILE": "/run/secrets/keys",
     }
     services = {
@@ -118,7 +123,11 @@ def test_the_compose_file_is_kept_without_secrets() -> None:
             "command": ["serve", "--api-key", "planted-3"],
             "build": {"args": {"PIP_TOKEN": "planted-4"}},
         },
-        "other": {"environment": ["GRAFANA_PASSWORD=planted-5", "A=b"], "command": "run --hf-token planted-6", "ports": [{"target": 80}]},
+        "other": {
+            "environment": ["GRAFANA_PASSWORD=planted-5", "A=b", "X_CREDENTIALS=planted-8"],
+            "command": "run --hf-token planted-6",
+            "ports": [{"target": 80}],
+        },
     }
     text = redacted.compose_text(yaml.safe_dump({"services": services, "secrets": {"hf_token": {"file": "/x/hf_token"}}}))
     assert "planted" not in text
@@ -238,6 +247,42 @@ def test_a_step_that_fails_undoes_those_before_it(machine: Machine, kind: str, e
     assert Journal.read(machine.project) is None
 
 
+def test_a_disk_that_fills_up_does_not_stop_the_going_back(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the second step on nothing can be put down any more."""
+    made = journal(machine.project, "good", "good", "good")
+    rename = Path.replace
+
+    def full(path: Path, target: Path) -> Path:
+        if target == made.path and made.steps[2].state != PLANNED:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(WentBack, match="No space left on device") as caught:
+        apply(made, machine)
+    assert "df -h" in caught.value.fix
+    assert (machine.project / "log").read_text() == ""
+    assert [step.state for step in made.steps] == [UNDONE, UNDONE, UNDONE, PLANNED]
+    assert not made.path.exists()
+    assert "Going back went on without it." in capsys.readouterr().err
+
+
+def test_a_fault_of_the_program_s_own_is_gone_back_from_too(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = applying.do
+
+    def do(step: Step, there: Machine) -> None:
+        if step.kind == "surprise":
+            raise ValueError("nobody thought of it")
+        good(step, there)
+
+    monkeypatch.setattr(applying, "do", do)
+    with pytest.raises(WentBack, match="ValueError: nobody thought of it"):
+        apply(journal(machine.project, "good", "surprise"), machine)
+    assert (machine.project / "log").read_text() == ""
+
+
 def test_where_going_back_fails_too_the_journal_stays(machine: Machine) -> None:
     with pytest.raises(QmdError, match="it is stuck") as caught:
         apply(journal(machine.project, "stuck", "good", "bad"), machine)
@@ -275,7 +320,7 @@ def test_a_journal_of_another_version_is_not_touched(tmp_path: Path) -> None:
         Journal.read(tmp_path)
 
 
-def test_up_tells_one_that_was_cut_off_from_one_that_is_under_way(
+def test_up_tells_one_that_was_cut_off_and_not_the_one_that_it_belongs_to(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project = Project(machine.project, "test")
@@ -284,8 +329,6 @@ def test_up_tells_one_that_was_cut_off_from_one_that_is_under_way(
     journal(machine.project, "good").save()
     unfinished.note(project, Terminal())
     assert "It was cut off: upgrade to x, at the step “what runs”." in capsys.readouterr().err
-    with exclusive(machine.project, "upgrade"), pytest.raises(QmdError, match="qmdctl upgrade, process"):
-        unfinished.note(project, Terminal())
     monkeypatch.setenv(OFF, "1")  # the upgrade's own `up`
-    with exclusive(machine.project, "upgrade"):
-        unfinished.note(project, Terminal())
+    unfinished.note(project, Terminal())
+    assert capsys.readouterr().err == ""
