@@ -58,6 +58,13 @@ def test_where_the_old_one_does_not_come_back_both_causes_are_said() -> None:
     assert caught.value.fix == "free some space"
 
 
+def test_ctrl_c_while_the_old_one_loads_says_both() -> None:
+    container = Container(QmdError("vllm: no such architecture"), KeyboardInterrupt())
+    with pytest.raises(InterruptedByUser, match=r"no such architecture.*is loading the old one again; \.env is unchanged"):
+        container.recreate().run()
+    assert container.made == [True, False]
+
+
 def test_ctrl_c_starts_the_old_one_and_does_not_wait_for_it() -> None:
     container = Container(KeyboardInterrupt())
     with pytest.raises(InterruptedByUser, match=r"is loading the old model again; \.env is unchanged"):

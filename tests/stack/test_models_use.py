@@ -16,6 +16,12 @@ import httpx
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from qmdctl.compose import Compose
+from qmdctl.engine import Engine
+from qmdctl.project import Project
+from qmdctl.releases.switch import is_drifted
+from qmdctl.settings import load_settings
+from qmdctl.terminal import Terminal
 from tests.qmdctl.test_models_use import Asking
 from tests.support.checkpoints import checkpoint
 from tests.support.hub import FakeHub
@@ -108,6 +114,34 @@ def test_a_change_under_requests_keeps_the_port_and_loses_none(stack: Stack) -> 
     assert (served(stack), served(stack, "rerank"), stack.qmdctl.value("EMBED_MODEL")) == (SECOND, SECOND, SECOND)
     assert stack.qmdctl.value("EMBED_REVISION") == done.json["after"]["revision"]
     assert stack.qmdctl.run("models", "use", "embed", SECOND, "--json").json["status"] == "unchanged"
+
+
+def test_a_change_is_in_the_history_and_what_runs_is_not_taken_for_edited(stack: Stack) -> None:
+    listed = stack.qmdctl.run("history", "--json").json["records"]
+    assert [one["title"] for one in listed if one["result"] == "ready"][-1] == f"models use embed {SECOND}"
+    folder = stack.qmdctl.folder / ".qmdctl/history" / f"{listed[-1]['number']:04}"
+    assert json.loads((folder / "record.json").read_text())["models"]["EMBED_MODEL"].startswith(f"{SECOND}@")
+    assert f"EMBED_MODEL={SECOND}\n" in (folder / "env").read_text()
+    settings = load_settings(Project(stack.qmdctl.folder, "test"))
+    engine = Engine.connect()
+    running = {name: one for name, one in engine.containers(PROJECT).items() if one.running}
+    assert not is_drifted(settings, Compose(settings, Terminal()), running, Terminal())
+
+
+def test_env_that_is_put_back_is_served_by_the_next_up(stack: Stack) -> None:
+    path = stack.qmdctl.folder / ".env"
+    switched = path.read_text()
+    container = docker("inspect", "--format", "{{.Id}}", "qmd-embed")
+    lines = [line for line in switched.splitlines() if not line.startswith(("EMBED_MODEL=", "EMBED_REVISION=", "RERANK_"))]
+    path.write_text("\n".join([*lines, f"EMBED_MODEL={FIRST}", f"RERANK_MODEL={FIRST}", ""]))
+    stack.up()
+    assert (served(stack), served(stack, "rerank")) == (FIRST, FIRST)
+    assert docker("inspect", "--format", "{{.Id}}", "qmd-embed") != container
+    again = stack.qmdctl.run("up", "--json")
+    assert (again.status, again.json["status"]) == (0, "running"), again.err
+    done = stack.qmdctl.run("models", "use", "embed", SECOND, "--yes", "--json")  # as the tests below need it
+    assert done.status == 0, done.err
+    assert served(stack) == SECOND
 
 
 def test_the_list_shows_what_is_served_cached_and_would_fit(stack: Stack) -> None:
