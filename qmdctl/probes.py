@@ -153,6 +153,21 @@ class Probe:
             raise Broken(f"the rerank puts the document that does not fit first: {told}", self.fix(f"qmdctl restart {self.service}"))
         return told
 
+    def models(self, wanted: str) -> str:
+        """That vLLM serves `wanted`, by the first of its list, whose name may be another one (VLLM_EXTRA_ARGS), but not its folder.
+
+        A request that names no model is answered by whichever is there, and one that names an alias too.
+        """
+        answer = self._send("GET", "/v1/models")
+        data = json_or_none(answer)
+        listed = json_path(data, "data")
+        if answer.status_code != 200 or not isinstance(listed, list):
+            raise self.refused("/v1/models", answer, data)
+        name, folder = (str(json_path(listed, 0, key) or "") for key in ("id", "root"))
+        if wanted not in (name, folder) and f"models--{wanted.replace('/', '--')}" not in folder.split("/"):
+            raise Broken(f"it serves {name or 'nothing'}, not {wanted}", self.fix(f"qmdctl logs {self.service}"))
+        return wanted
+
     def completion(self) -> str:
         body = self._post("/v1/completions", self.bodies["completion"])
         return self._text(json_path(body, "choices", 0, "text"), "completion")

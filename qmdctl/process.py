@@ -79,11 +79,14 @@ def stream(
 ) -> Iterator[str]:
     """The lines that `command` prints, as they come; its stderr is passed through. Raises ProcessError when it fails.
 
-    `attended`: its stdin is open as long as it is read here, so that a program which looks there ends when this one does.
+    `attended`: its stdin is open as long as it is read here, so that a program which looks there ends when this one does. The terminal's
+    Ctrl-C does not reach it: this program decides what it means.
     """
     full = {**os.environ, **environment} if environment else None
     stdin = subprocess.PIPE if attended else subprocess.DEVNULL
-    with subprocess.Popen(list(command), cwd=cwd, env=full, stdin=stdin, stdout=subprocess.PIPE, text=True, errors="replace") as child:
+    with subprocess.Popen(
+        list(command), cwd=cwd, env=full, stdin=stdin, stdout=subprocess.PIPE, text=True, errors="replace", start_new_session=attended
+    ) as child:
         assert child.stdout is not None
         try:
             for line in child.stdout:

@@ -1,12 +1,15 @@
-"""The models that a switch chose, kept over restarts of the container.
+"""The models that a switch chose, kept over restarts of one container.
 
-They count only while the container's own settings are those that the switch replaced: whoever edits these afterwards means what he writes.
+The file outlives the container, the choice does not: it counts on the host that made it (a container's name for itself, which is its id),
+and while the settings are those that the switch replaced. Whoever makes the container anew, or edits the settings, means what they say:
+a choice that does not count is deleted, so that it cannot come back with settings that are put back.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +38,28 @@ def restore(configured: Settings) -> Settings:
     try:
         file = path()
         document = json.loads(file.read_text("utf-8"))
+        host = str(document["host"])
         replaced, chosen = _checked(document["replaced"]), _checked(document["chosen"])
     except FileNotFoundError:
         return configured
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         log.warning("the models of an earlier switch cannot be read and are ignored", why=f"{type(error).__name__}: {error}")
         return configured
+    if host != socket.gethostname():
+        return _forget(file, configured, "this container was made after the switch")
     if replaced != models_of(configured):
-        log.info("the settings name other models than at an earlier switch, which no longer counts", file=str(file))
-        return configured
+        return _forget(file, configured, "the settings name other models than at the switch")
     log.info("serving the models of an earlier switch, not those of the settings", file=str(file), **chosen)
     return configured.model_copy(update=chosen)
+
+
+def _forget(file: Path, configured: Settings, why: str) -> Settings:
+    log.info("the models of an earlier switch no longer count", why=why, file=str(file))
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("the models of an earlier switch cannot be deleted", why=str(error), file=str(file))
+    return configured
 
 
 def _checked(models: Any) -> dict[str, str | None]:
@@ -67,7 +81,8 @@ def keep(configured: Settings, served: Settings) -> None:
     unfinished = file.with_name(f"{file.name}.{os.getpid()}")
     try:
         with unfinished.open("w", encoding="utf-8") as stream:
-            json.dump({"replaced": models_of(configured), "chosen": models_of(served)}, stream, indent=2)
+            document = {"host": socket.gethostname(), "replaced": models_of(configured), "chosen": models_of(served)}
+            json.dump(document, stream, indent=2)
             stream.flush()
             os.fsync(stream.fileno())
         unfinished.replace(file)

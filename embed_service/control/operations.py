@@ -66,6 +66,7 @@ class Operations:
         if command.command == "status":
             return {
                 **self.describe(),
+                "switched": chosen.models_of(self._service.settings) != chosen.models_of(self._configured),
                 "under_way": self._command,
                 "requests": self._door.inside,
                 "queued_tokens": self._service.queued_tokens,

@@ -104,22 +104,26 @@ class StackMachine:
 
     def switch(self, role: Role, before: Models, after: Models, flags: Mapping[str, str]) -> dict[str, Any]:
         def prove() -> None:
-            self.prove(list(after))
+            self.prove(after)
 
         if self.port_stays_open(role):
             return ControlSwitch(Running(self.compose()), self.terminal, prove).run(before, after)
         Recreate(role.service, self.terminal, lambda new: self._make(role.service, flags if new else {}), self._waiter(role), prove).run()
         return {}
 
-    def prove(self, roles: list[Role]) -> None:
+    def prove(self, models: Models) -> None:
         """Real requests. QmdError on the first that fails; one that a lock refuses proves that the service answers."""
+        roles = list(models)
         port = next(iter(self.containers[roles[0].service].ports.values()), 0)
         with self._keys() as key:
             probe = Probe(roles[0].service, f"http://127.0.0.1:{port}", PROOF_SECONDS, key if roles[0].service == "embed" else None)
+            links = {name: getattr(probe, name) for role in roles for name in PROVEN[role.name]}
+            if roles[0].service == "vllm":
+                links = {"models": lambda: probe.models(models[roles[0]][0]), **links}
             with probe.client:
-                for name in (name for role in roles for name in PROVEN[role.name]):
+                for name, link in links.items():
                     try:
-                        seen = getattr(probe, name)()
+                        seen = link()
                     except Broken as error:
                         raise QmdError(f"{name}: {error.why}", error.fix) from None
                     except Locked as refusal:

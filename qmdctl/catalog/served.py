@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from qmdctl.catalog.inside import Inside
+from qmdctl.catalog.inside import Inside, Running
 from qmdctl.catalog.roles import ROLES, Role, configured
+from qmdctl.compose import Compose
 from qmdctl.engine import Container
 from qmdctl.errors import QmdError
 from qmdctl.exchange import exchange
@@ -58,6 +59,11 @@ def control_status(control: Inside) -> dict[str, Any]:
     except QmdError:
         return {}
     return next((line for line in reversed(lines) if "state" in line and "error" not in line), {})
+
+
+def is_switched(compose: Compose, container: Container) -> bool:
+    """Whether the embed service serves other models than its container's settings name."""
+    return container.running and bool(control_status(Running(compose, echo=False)).get("switched"))
 
 
 def given(container: Container, role: Role) -> tuple[str, str | None]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from qmdctl.catalog.inside import ATTENDED, Inside
@@ -26,6 +27,16 @@ class SwitchFailed(QmdError):
     """The new model does not serve; the message says whether the old one does."""
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C does nothing in the block: what would be left half-done is finished."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @dataclass
 class ControlSwitch:
     """The embed service changes its own engine: its port stays open, and requests wait."""
@@ -33,31 +44,44 @@ class ControlSwitch:
     control: Inside
     terminal: Terminal
     prove: Callable[[], None]
+    switched: bool = field(default=False, init=False)  # the service said that it serves the new model
 
     def run(self, before: Models, after: Models) -> dict[str, Any]:
         """The service's last line. SwitchFailed where it went back by itself, or was told to after the requests failed."""
         try:
             done = self._switch(after)
-        except KeyboardInterrupt:
-            raise InterruptedByUser(
-                "Interrupted. The service goes back to the old model by itself; .env is unchanged.", "qmdctl models (says what is served)"
-            ) from None
-        if "error" in done:
-            raise SwitchFailed(f"The switch failed: {done['error']} {told_state(done)}", "qmdctl logs embed; .env is unchanged")
-        try:
+            if "error" in done:
+                raise SwitchFailed(f"The switch failed: {done['error']} {told_state(done)}", "qmdctl logs embed; .env is unchanged")
             self.prove()
-        except QmdError as error:
-            self.terminal.note(f"Requests to the new model fail: {error.message}. Going back.", "yellow")
-            back = self._switch(before)
-            if "error" in back:
-                raise SwitchFailed(
-                    f"Requests to the new model fail ({error.message}), and going back failed as well: {back['error']}",
-                    "qmdctl restart embed, which starts with what .env says; it is unchanged",
+        except KeyboardInterrupt:
+            if not self.switched:
+                raise InterruptedByUser(
+                    "Interrupted. The service goes back to the old model by itself; .env is unchanged.",
+                    "qmdctl models (says what is served)",
                 ) from None
-            raise SwitchFailed(
-                f"Requests to the new model fail: {error.message}. The old one is served again.", error.fix or "qmdctl logs embed"
-            ) from None
+            self._go_back(before, "Interrupted before the new model was proven")
+            raise InterruptedByUser("Interrupted. The old model is served again; .env is unchanged.", "") from None
+        except QmdError as error:
+            if not self.switched:
+                raise
+            why = f"Requests to the new model fail: {error.message}"
+            self._go_back(before, why)
+            raise SwitchFailed(f"{why}. The old one is served again.", error.fix or "qmdctl logs embed") from None
         return done
+
+    def _go_back(self, before: Models, why: str) -> None:
+        """SwitchFailed where the old model does not come back. To stop on the way would leave the new one."""
+        with uninterrupted():
+            self.terminal.note(f"{why}. Going back to the old model, which Ctrl-C does not interrupt.", "yellow")
+            try:
+                back = self._switch(before)
+            except QmdError as error:
+                back = {"error": error.message}
+        if "error" in back:
+            raise SwitchFailed(
+                f"{why}, and going back failed as well: {back['error']}",
+                "qmdctl up, which makes embed's container anew with what .env says; it is unchanged",
+            ) from None
 
     def _switch(self, models: Models) -> dict[str, Any]:
         arguments = []
@@ -72,6 +96,7 @@ class ControlSwitch:
                     shown = str(line["phase"])
                     self.terminal.note(f"  {phase_text(line)}", "dim")
                 last = line
+                self.switched |= "done" in line
         return last if last.get("done") or "error" in last else {"error": "the service's answer ended before the switch did."}
 
 
@@ -89,22 +114,29 @@ class Recreate:
     prove: Callable[[], None]
 
     def run(self) -> None:
-        """SwitchFailed after the old one was started again; InterruptedByUser as well, without waiting for it."""
+        """SwitchFailed after the old one was started again; InterruptedByUser as well, without waiting for it.
+
+        Where the old one's container cannot be made, or that is interrupted: what Compose says, and the command that makes it.
+        """
         try:
             self.make(True)
             self.wait()
             self.prove()
         except KeyboardInterrupt:
-            self.terminal.note(f"Interrupted: {self.service} is started again with the old model.", "yellow")
-            self.make(False)
+            self._make_old("Interrupted")
             raise InterruptedByUser(
                 f"Interrupted. {self.service} is loading the old model again; .env is unchanged.", "qmdctl up (watches it)"
             ) from None
         except QmdError as error:
-            self.terminal.note(f"{error.message}: {self.service} is started again with the old model.", "yellow")
             try:
-                self.make(False)
+                self._make_old(error.message)
                 self.wait()
+            except KeyboardInterrupt:
+                raise InterruptedByUser(
+                    f"Interrupted. The new model does not serve ({error.message}), and {self.service} is loading the old one again; "
+                    ".env is unchanged.",
+                    "qmdctl up (watches it)",
+                ) from None
             except QmdError as again:
                 raise SwitchFailed(
                     f"The new model does not serve ({error.message}), and the old one did not come back: {again.message}",
@@ -113,6 +145,18 @@ class Recreate:
                 ) from None
             raise SwitchFailed(
                 f"The new model does not serve: {error.message}. The old one is served again; .env is unchanged.", error.fix, error.details
+            ) from None
+
+    def _make_old(self, why: str) -> None:
+        self.terminal.note(f"{why}: {self.service} is started again with the old model.", "yellow")
+        try:
+            with uninterrupted():
+                self.make(False)
+        except QmdError as error:
+            raise QmdError(
+                f"{self.service} could not be started with the old model: {error.message}",
+                "qmdctl up, which makes its container anew with what .env says; it is unchanged",
+                error.details,
             ) from None
 
 

@@ -14,7 +14,7 @@ from qmdctl.catalog.fits import Memory
 from qmdctl.catalog.inside import Inside
 from qmdctl.catalog.roles import ROLES, Role, Wanted, writable
 from qmdctl.catalog.served import Served
-from qmdctl.catalog.switch import Models
+from qmdctl.catalog.switch import Models, uninterrupted
 from qmdctl.errors import ConfigurationError, MissingError, QmdError
 from qmdctl.pulling.progress import Progress
 from qmdctl.pulling.weights import follow
@@ -148,7 +148,8 @@ def carry_out(change: Change, settings: Settings, machine: Machine) -> Consequen
     if change.running and not change.same:
         told = machine.switch(change.wanted.role, change.before, change.after, change.flags)
     try:
-        write_env(settings, change.flags)
+        with uninterrupted():  # it is served already
+            write_env(settings, change.flags)
     except ConfigurationError as error:
         if not change.running:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -78,6 +79,7 @@ def use(
     from qmdctl.catalog.roles import parse
     from qmdctl.commands.up import parse_seconds
     from qmdctl.lock import exclusive
+    from qmdctl.releases.snapshot import record_start
 
     call = invocation(context)
     terminal = call.output(json_output)
@@ -98,7 +100,12 @@ def use(
             refusal = "This changes what is served, and there is no terminal to ask"
             agree(terminal, "Change it?", refusal, "add --yes", "Nothing was changed.", default=True)
         fetch(change, machine, terminal, again)
+        clock = time.monotonic()
         effect = change_of.carry_out(change, settings, machine)
+        if change.running:
+            now = call.settings()  # with the .env that was written
+            title = f"models use {role} {wanted.text}"
+            record_start(now, machine.engine, call.compose(now), terminal, title, time.monotonic() - clock)
     report(change, effect, terminal)
 
 

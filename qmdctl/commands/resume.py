@@ -53,10 +53,15 @@ def resume(
             there = engine.containers(settings.name)
             stopped = [name for name in services if not there[name].running]
             with make_display(terminal, make_estimate(settings, call.state())) as display:
-                if "embed" in services and "embed" not in stopped:
+                loads = "embed" in services and "embed" not in stopped
+                try:
+                    if loads and stopped:  # vLLM waits for an embed that loads, not for one that is paused
+                        begin_loading(there["embed"], terminal)
+                finally:
+                    if stopped:
+                        compose.run("--profile", "*", "start", *stopped)
+                if loads:
                     load_embed(there["embed"], terminal, display, limit)
-                if stopped:
-                    compose.run("--profile", "*", "start", *stopped)
                 _watch(engine, settings, services, display, began, again, limit, time.monotonic() - clock)
         except KeyboardInterrupt:
             raise InterruptedByUser("Interrupted. What loads goes on loading.", f"{again} (waits again); qmdctl status") from None
@@ -65,6 +70,15 @@ def resume(
         f"Ready in {human_seconds(seconds)}: {', '.join(services)}.",
         {"status": "ready", "services": services, "seconds": round(seconds, 1)},
     )
+
+
+def begin_loading(container: Container, terminal: Terminal) -> None:
+    """Have embed begin to load its models, and do not wait for them."""
+    from qmdctl.control import control
+    from qmdctl.errors import WaitTimeoutError
+
+    with contextlib.suppress(WaitTimeoutError):  # what loads goes on
+        control(container, terminal, "resume", "--timeout", "1")
 
 
 def load_embed(container: Container, terminal: Terminal, display: PlainDisplay | LiveDisplay, limit: float | None) -> None:
@@ -102,12 +116,10 @@ def _watch(
 
 def resume_paused(engine: Engine, settings: Settings, terminal: Terminal, services: list[str]) -> None:
     """For `up`, which means that the stack is to serve: an embed that was paused begins to load. Its start is watched as any other."""
-    from qmdctl.control import as_of_now, control
-    from qmdctl.errors import WaitTimeoutError
+    from qmdctl.control import as_of_now
 
     container = engine.containers(settings.name).get("embed")
     if container is None or "embed" not in services or as_of_now(engine, container).probe.get("status") != "paused":
         return
     terminal.note("embed was paused: its models are loaded again.", "dim")
-    with contextlib.suppress(WaitTimeoutError):  # what loads goes on
-        control(container, terminal, "resume", "--timeout", "1")
+    begin_loading(container, terminal)

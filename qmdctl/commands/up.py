@@ -83,6 +83,7 @@ def up(
             remove(compose, terminal, off)
             compose_up(compose, terminal, list(service or []), settings, built, limit, again, build)
             _restart_outdated(engine, compose, settings, services)
+            _make_switched_anew(engine, compose, settings, services, there)
         if no_wait:
             if settings["TAILNET_SERVICE"]:
                 terminal.note("The Tailscale Services are advertised by the next `qmdctl up` that finds the sidecars running.", "yellow")
@@ -154,6 +155,7 @@ def _settle_services(engine: Engine, compose: Compose, settings: Settings, termi
 
 def _is_current(engine: Engine, compose: Compose, settings: Settings, running: dict[str, Container], services: list[str]) -> bool:
     """Whether all of `services` are ready, made from the configuration and the files that are there now."""
+    from qmdctl.catalog.served import is_switched
     from qmdctl.startup.compose_up import changed
     from qmdctl.startup.freshness import outdated
     from qmdctl.startup.overview import look
@@ -164,7 +166,19 @@ def _is_current(engine: Engine, compose: Compose, settings: Settings, running: d
         return False
     if any(outdated(settings.project.folder, one) for one in running.values()):
         return False
-    return not changed(compose, {name: one.config_hash for name, one in running.items()})
+    if changed(compose, {name: one.config_hash for name, one in running.items()}):
+        return False
+    return "embed" not in services or not is_switched(compose, running["embed"])
+
+
+def _make_switched_anew(engine: Engine, compose: Compose, settings: Settings, services: list[str], before: dict[str, Container]) -> None:
+    """What Compose does not see either: an embed that serves what a switch chose, while .env names what it was made with again."""
+    from qmdctl.catalog.served import is_switched
+
+    now = engine.containers(settings.name).get("embed")
+    same = now is not None and "embed" in before and now.id == before["embed"].id
+    if now is not None and same and "embed" in services and is_switched(compose, now):
+        compose.run("up", "--detach", "--no-deps", "--no-build", "--force-recreate", "embed")
 
 
 def _already_running(engine: Engine, settings: Settings, services: list[str], terminal: Terminal) -> None:

@@ -12,6 +12,7 @@ import httpx
 
 from qmdctl import env_file
 from qmdctl.compose import Compose
+from qmdctl.control import as_of_now
 from qmdctl.engine import Container, Engine, answering
 from qmdctl.errors import QmdError
 from qmdctl.exchange import exchange
@@ -36,7 +37,7 @@ def record_start(settings: Settings, engine: Engine, compose: Compose, terminal:
     if os.environ.get(OFF):
         return None
     try:
-        if not all(one.health in ("", "healthy") for one in engine.containers(settings.name).values() if one.running):
+        if not all(_healthy(engine, one) for one in engine.containers(settings.name).values() if one.running):
             return None  # `up` of some services: another one is on its way still
         record, new = write(settings, engine, compose, title, seconds)
     except (OSError, QmdError, yaml.YAMLError) as error:
@@ -46,6 +47,11 @@ def record_start(settings: Settings, engine: Engine, compose: Compose, terminal:
     if new:
         terminal.note(f"Recorded as number {record.number} (qmdctl history).", "dim")
     return record
+
+
+def _healthy(engine: Engine, container: Container) -> bool:
+    """As it is now: Docker's own word is half a minute old, and a switch may lie between."""
+    return container.health in ("", "healthy") or as_of_now(engine, container).probe.get("status") == "ok"
 
 
 def write(settings: Settings, engine: Engine, compose: Compose, title: str, seconds: float, *, always: bool = False) -> tuple[Record, bool]:

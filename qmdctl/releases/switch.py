@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from qmdctl import env_file
+from qmdctl.catalog.inside import Running
+from qmdctl.catalog.roles import ROLES, configured
+from qmdctl.catalog.served import given, is_switched, look_served
 from qmdctl.compose import Compose
-from qmdctl.engine import Engine
+from qmdctl.engine import Container, Engine
 from qmdctl.errors import ConfigurationError, QmdError
 from qmdctl.project import Project
 from qmdctl.releases import changes, child, images
@@ -62,7 +66,7 @@ def found_running(engine: Engine, settings: Settings, terminal: Terminal) -> tup
     if not there:
         terminal.note("Nothing runs now: where the new one fails, files and .env go back and nothing is started.", "yellow")
         return History(project).current, []
-    drifted = changed(compose, {name: one.config_hash for name, one in there.items()})
+    drifted = is_drifted(settings, compose, there, terminal)
     if drifted:
         terminal.note(
             "What runs was started with other settings than .env has now (edited since, or flags): .env is what counts.", "yellow"
@@ -76,6 +80,24 @@ def found_running(engine: Engine, settings: Settings, terminal: Terminal) -> tup
     elif not drifted and all(name in there and there[name].ready for name in settings.services):
         record_start(settings, engine, compose, terminal, "found running", 0.0)
     return History(project).current, [one.name for one in broken if one not in own]
+
+
+def is_drifted(settings: Settings, compose: Compose, there: Mapping[str, Container], terminal: Terminal) -> bool:
+    """Whether what runs is not what .env says. An embed that `models use` switched was made with other models, and serves those of .env."""
+    hashes = {name: one.config_hash for name, one in there.items()}
+    drifted = changed(compose, hashes)
+    if "embed" not in there or not is_switched(compose, there["embed"]):
+        return drifted
+    if not drifted:  # .env was put back
+        return True
+    served = look_served(settings, there, Running(compose, echo=False))
+    flags = {key: value.value for key, value in settings.values_in_force.items() if value.origin == "flag"}
+    for role in (ROLES["embed"], ROLES["rerank"]):
+        (model, revision), made, now = configured(settings, role), given(there["embed"], role), served[role.name]
+        if model != now.id or revision not in (None, now.revision, made[1]):
+            return True
+        flags |= {role.key: made[0], role.revision_key: made[1] or ""}
+    return changed(Compose(load_settings(settings.project, flags), terminal), hashes)
 
 
 def switch(project: Project, engine: Engine, terminal: Terminal, verb: str, title: str, steps: list[Step], to: Release) -> Record | None:

@@ -245,6 +245,41 @@ def test_ctrl_c_in_a_switch_leaves_the_old_model(machine: LocalMachine) -> None:
     poll(lambda: box_is_back(machine), 250, "the old model", 0.5)
 
 
+def test_ctrl_c_while_the_new_model_is_proven_brings_the_old_one_back_even_when_pressed_again(
+    machine: LocalMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = machine.env_text()
+    change = change_of(machine, "embed", SECOND)
+    told = told_of(machine)
+    pressed = []
+
+    def press_again(text: str) -> None:
+        if "Going back" in text or (pressed and text.strip() == "loading weights"):
+            pressed.append(text)
+            signal.raise_signal(signal.SIGINT)
+
+    told.on_note = press_again
+    monkeypatch.setattr(machine, "prove", lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(InterruptedByUser, match=r"The old model is served again; \.env is unchanged"):
+        carry_out(change, machine.settings, machine)
+    assert len(pressed) == 2
+    assert box_is_back(machine)
+    assert machine.env_text() == env
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_where_going_back_fails_the_way_back_is_named() -> None:
+    control = Scripted([{"done": True, "state": "serving"}], [{"error": "No memory is left.", "code": "engine_failed"}])
+
+    def prove() -> None:
+        raise QmdError("embedding: the numbers are wrong")
+
+    models = {ROLES["embed"]: (FIRST, "a" * 40)}
+    with pytest.raises(SwitchFailed, match=r"the numbers are wrong, and going back failed as well: No memory is left\.") as caught:
+        ControlSwitch(control, Told(), prove).run(models, models)
+    assert caught.value.fix.startswith("qmdctl up")
+
+
 def box_is_back(machine: LocalMachine) -> bool:
     now = machine.served()["embed"]
     return (now.id, now.state) == (FIRST, "ok")

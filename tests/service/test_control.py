@@ -214,6 +214,7 @@ def test_a_switch_keeps_the_port_and_outlives_a_restart(box: Box) -> None:
     assert set(searching.dimensions) == {(Path(minilm_path()).name, MINILM), ("qwen3-embedding", QWEN)}
     body = service.health()[1]
     assert (body["models"], body["fingerprint"]) == (done["models"], done["fingerprint"])
+    assert box.last("status")["switched"] is True
     with service.client() as client:
         names = [model["id"] for model in client.get("/v1/models").json()["data"]]
     assert qwen in names and minilm_path() not in names
@@ -225,6 +226,10 @@ def test_a_switch_keeps_the_port_and_outlives_a_restart(box: Box) -> None:
     reranker = str(checkpoint("qwen3-reranker"))
     edited = box.start(RERANK_MODEL=reranker)  # its owner named another model meanwhile
     assert edited.health()[1]["models"] == {"embed": minilm_path(), "rerank": reranker}
+    assert box.last("status")["switched"] is False
+    assert edited.terminate() == 0
+    put_back = box.start()
+    assert put_back.health()[1]["models"]["embed"] == minilm_path(), "not what was once switched to"
 
 
 def test_a_switch_that_fails_or_is_left_goes_back(box: Box, damaged: str) -> None:

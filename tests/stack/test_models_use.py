@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,7 +101,7 @@ def env(stack: Stack) -> str:
 def test_a_change_under_requests_keeps_the_port_and_loses_none(stack: Stack) -> None:
     container = docker("inspect", "--format", "{{.Id}}", "qmd-embed")
     with Asking(stack.url("embed")) as asking:
-        done = stack.qmdctl.run("models", "use", "embed", SECOND, "--yes", "--json")
+        done = stack.qmdctl.run("models", "use", "embed", SECOND, "--yes", "--json", env={"QMDCTL_NO_RECORD": ""})
     assert done.status == 0, done.err
     assert asking.failed == []
     assert (done.json["status"], done.json["fingerprint"]["changed"]) == ("switched", True)
@@ -108,6 +110,57 @@ def test_a_change_under_requests_keeps_the_port_and_loses_none(stack: Stack) -> 
     assert (served(stack), served(stack, "rerank"), stack.qmdctl.value("EMBED_MODEL")) == (SECOND, SECOND, SECOND)
     assert stack.qmdctl.value("EMBED_REVISION") == done.json["after"]["revision"]
     assert stack.qmdctl.run("models", "use", "embed", SECOND, "--json").json["status"] == "unchanged"
+
+
+# In a process of its own, in qmdctl's environment: what this one has of its own would count as settings.
+DRIFTED = f"""
+from pathlib import Path
+from qmdctl.compose import Compose
+from qmdctl.engine import Engine
+from qmdctl.project import Project
+from qmdctl.releases.switch import is_drifted
+from qmdctl.settings import load_settings
+from qmdctl.terminal import Terminal
+import sys
+settings = load_settings(Project(Path(sys.argv[1]), "test"))
+running = {{name: one for name, one in Engine.connect().containers("{PROJECT}").items() if one.running}}
+print(is_drifted(settings, Compose(settings, Terminal()), running, Terminal()))
+"""
+
+
+def test_a_change_is_in_the_history_and_what_runs_is_not_taken_for_edited(stack: Stack) -> None:
+    folder = stack.qmdctl.folder / ".qmdctl/history/0001"
+    record = json.loads((folder / "record.json").read_text())
+    assert (record["title"], record["result"]) == (f"models use embed {SECOND}", "ready")
+    assert record["models"]["EMBED_MODEL"] == f"{SECOND}@{stack.qmdctl.value('EMBED_REVISION')}"
+    assert SECOND in (folder / "env").read_text() and SECOND in (folder / "compose.yaml").read_text()
+    command = [sys.executable, "-c", DRIFTED, stack.qmdctl.folder]
+    done = subprocess.run(
+        command, cwd=stack.qmdctl.folder, env=stack.qmdctl.full_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split()[-1:] == ["False"], done.stderr
+    docker("rmi", *(image["kept"] for image in record["images"].values() if image["kept"]))
+    shutil.rmtree(folder)
+
+
+def test_env_that_is_put_back_is_served_by_the_next_up(stack: Stack) -> None:
+    path = stack.qmdctl.folder / ".env"
+    switched = path.read_text()
+    container = docker("inspect", "--format", "{{.Id}}", "qmd-embed")
+    lines = [
+        line
+        for line in switched.splitlines()
+        if not line.startswith(("EMBED_MODEL=", "EMBED_REVISION=", "RERANK_MODEL=", "RERANK_REVISION="))
+    ]
+    path.write_text("\n".join([*lines, f"EMBED_MODEL={FIRST}", f"RERANK_MODEL={FIRST}", ""]))
+    stack.up()
+    assert (served(stack), served(stack, "rerank")) == (FIRST, FIRST)
+    assert docker("inspect", "--format", "{{.Id}}", "qmd-embed") != container
+    again = stack.qmdctl.run("up", "--json")
+    assert (again.status, again.json["status"]) == (0, "running"), again.err
+    done = stack.qmdctl.run("models", "use", "embed", SECOND, "--yes", "--json")  # as the tests below need it
+    assert done.status == 0, done.err
+    assert served(stack) == SECOND
 
 
 def test_the_list_shows_what_is_served_cached_and_would_fit(stack: Stack) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import stat
 from pathlib import Path
 from typing import Any
@@ -84,13 +85,32 @@ def test_what_was_chosen_counts_while_the_settings_are_those_it_replaced(home: P
     assert chosen.models_of(chosen.restore(OLD)) == chosen.models_of(new)
     assert chosen.restore(OLD).load_wait_seconds == OLD.load_wait_seconds
     for name in chosen.MODEL_SETTINGS:
+        chosen.keep(OLD, new)
         edited = OLD.model_copy(update={name: "elsewhere"})
         assert chosen.restore(edited) is edited, name
+        assert chosen.restore(OLD) is OLD, "put back, they mean what they say"
+    chosen.keep(OLD, new)
     chosen.keep(OLD, OLD)  # back at the container's own
     assert not chosen.path().exists()
     assert chosen.restore(OLD) is OLD
 
 
+def test_what_was_chosen_does_not_count_in_a_container_made_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = OLD.model_copy(update={"embed_model": "b"})
+    chosen.keep(OLD, new)
+    own = socket.gethostname()
+    monkeypatch.setattr(socket, "gethostname", lambda: "1f2e3d4c5b6a")
+    assert chosen.restore(OLD) is OLD
+    assert not chosen.path().exists()
+    chosen.keep(OLD, new)
+    assert chosen.restore(OLD).embed_model == "b", "after `docker restart`"
+    monkeypatch.setattr(socket, "gethostname", lambda: own)
+    chosen.path().parent.chmod(0o500)
+    assert chosen.restore(OLD) is OLD, "where it cannot be deleted"
+    chosen.path().parent.chmod(0o700)
+
+
+HOST = socket.gethostname()
 MODELS = {"embed_model": "b", "embed_revision": None, "rerank_model": "c", "rerank_revision": None}
 
 
@@ -100,11 +120,12 @@ MODELS = {"embed_model": "b", "embed_revision": None, "rerank_model": "c", "rera
         "",
         '{"replaced": {"embed_mo',
         "[]",
-        json.dumps({"replaced": MODELS}),
-        json.dumps({"replaced": MODELS, "chosen": {"embed_model": "b"}}),
-        json.dumps({"replaced": MODELS, "chosen": {**MODELS, "embed_model": None}}),
-        json.dumps({"replaced": MODELS, "chosen": {**MODELS, "rerank_revision": 7}}),
-        json.dumps({"replaced": 5, "chosen": MODELS}),
+        json.dumps({"host": HOST, "replaced": MODELS}),
+        json.dumps({"host": HOST, "replaced": MODELS, "chosen": {"embed_model": "b"}}),
+        json.dumps({"host": HOST, "replaced": MODELS, "chosen": {**MODELS, "embed_model": None}}),
+        json.dumps({"host": HOST, "replaced": MODELS, "chosen": {**MODELS, "rerank_revision": 7}}),
+        json.dumps({"host": HOST, "replaced": 5, "chosen": MODELS}),
+        json.dumps({"replaced": MODELS, "chosen": MODELS}),
         "\x00\x01",
     ],
 )

@@ -60,6 +60,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, b'vllm:num_requests_waiting{engine="0"} 3.0\n')
         elif self.path == "/version" and not self.let_in():
             self.answer(401, b'{"error": {"message": "no key"}}')
+        elif self.path == "/v1/models":
+            self.answer(200, json.dumps({"data": [{"id": os.environ.get("QMD_MODEL", "")}]}).encode())
         else:
             self.answer(200 if ready else 503, STATE.read_bytes())
 
