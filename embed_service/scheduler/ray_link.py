@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -18,7 +19,7 @@ from embed_service.scheduler.link import ChildEngine, OnMessage
 from embed_service.settings import Settings
 
 KILL_SECONDS = 20.0  # an engine that does not end within this is not the only one that hangs
-END_SECONDS = 15.0  # until its box has freed what it held
+END_SECONDS = 15.0  # until its box has freed what it held; a process that speaks to Ray and does not say so by then hangs
 # What decides the answers, and how work is cut, is the same on every box.
 SHARED = (
     "embed_model", "rerank_model", "embed_revision", "rerank_revision", "max_input_tokens", "max_batch_size", "max_batch_tokens",
@@ -53,9 +54,15 @@ class RayDriver:
         """Have the engine of `link` started, in the place of the one before it with this number."""
         async with self._starting:
             if self._child is None or self._child.ended.done():
-                self._child = child = ChildEngine(self._on_message, ray_environment(self._settings), "embed_service.cluster")
-                await child.start()
+                self._child = None
+                child = ChildEngine(self._on_message, ray_environment(self._settings), "embed_service.cluster")
+                try:
+                    await child.start()
+                except BaseException:
+                    await child.stop(0)
+                    raise
                 child.ended.add_done_callback(self._on_end)
+                self._child = child
         self._links[link.number] = link
         if link.number not in self._orders:
             self._orders[link.number] = self._order(link.environment)
@@ -89,21 +96,21 @@ class RayDriver:
             asyncio.get_running_loop().call_later(KILL_SECONDS, lambda: None if link.ended.done() else child.kill())
 
     async def end(self, link: RayEngine, seconds: float) -> None:
-        """The engine, for good; the process too when it was the last."""
+        """The engine, for good. The process stays: a cluster that begins with it would end, and every box's node with that."""
         self._orders.pop(link.number, None)
-        if self._child is None:
+        child = self._child
+        if child is None or self._links.get(link.number) is not link:
             return
         self.send(link.number, {"type": "end"})
-        await asyncio.wait([link.ended], timeout=max(seconds, END_SECONDS))
-        self._links.pop(link.number, None)
-        if not self._links and self._child is not None:
-            child, self._child = self._child, None
+        told: list[asyncio.Future[Any]] = [link.left, child.ended]
+        if not (await asyncio.wait(told, timeout=max(seconds, END_SECONDS), return_when=asyncio.FIRST_COMPLETED))[0]:
             child.kill()
             await child.ended
+        self._links.pop(link.number, None)
 
     def _on_message(self, header: Header, body: bytes) -> None:
         link = self._links.get(header.pop("engine"))
-        if link is None or link.ended.done():
+        if link is None or (link.ended.done() and header["type"] != "left"):
             return
         if header["type"] == "described":
             for fields in header["models"].values():
@@ -128,6 +135,7 @@ class RayEngine:
         self.pid: int | None = None
         self.node: str | None = None
         self.ended: asyncio.Future[int | str] = asyncio.get_running_loop().create_future()
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # its box has its share back
 
     async def start(self) -> None:
         """Ask for it. Where the cluster is not there, or has no room, it waits for that."""
@@ -149,6 +157,9 @@ class RayEngine:
         """One frame of the engine, or of the cluster about it."""
         if header["type"] == "ended":
             self.finish(header["how"])
+        elif header["type"] == "left":
+            self.finish("it was asked to end")
+            self.left.set_result(None)
         elif header["type"] == "placed":
             self.pid, self.node = header["pid"], header["node"]
             log.info("engine placed", engine=self.number, **{key: header[key] for key in ("node", "host", "pid")})
