@@ -103,6 +103,9 @@ class Driver:
             engine.kill()
             if not engine.placed:
                 self._cut_off(number, "it was killed before it had a place")
+        elif kind == "drop":
+            self._cut_off(number, "its box did not answer")
+            engine.end()
         elif kind == "end":
             self._ends[number] = asyncio.create_task(self._end(number, engine))
         else:

@@ -40,6 +40,11 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_memory_monitor_refresh_ms": "0",
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "20",  # a driver without its head ends after this, and another waits for the next head
+        # A box that goes silent, as without power, is taken for dead after about 12 s; Ray's own is a minute.
+        "RAY_health_check_initial_delay_ms": "5000",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "3000",
+        "RAY_health_check_failure_threshold": "3",
         "RAY_BACKEND_LOG_LEVEL": "error",
         "RAY_event_stats": "0",
         "RAY_task_events_report_interval_ms": "0",  # a history of every call, for a dashboard that nobody starts

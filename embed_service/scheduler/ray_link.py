@@ -6,7 +6,7 @@ Nothing of Ray is imported here: a Ray driver ends with its cluster, and the HTT
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,8 @@ from embed_service.scheduler.keeper import NewEngine
 from embed_service.scheduler.link import ChildEngine, OnMessage
 from embed_service.settings import Settings
 
-KILL_SECONDS = 20.0  # an engine that does not end within this is not the only one that hangs
+KILL_SECONDS = 20.0  # the box of an engine that does not end within this does not answer: it is given up
+DROP_SECONDS = 10.0  # a process that speaks to Ray and has not given it up within this hangs itself
 END_SECONDS = 15.0  # until its box has freed what it held; a process that speaks to Ray and does not say so by then hangs
 # What decides the answers, and how work is cut, is the same on every box.
 SHARED = (
@@ -88,12 +89,21 @@ class RayDriver:
             self._child.send({**header, "engine": number}, body)
 
     def kill(self, link: RayEngine) -> None:
-        """The engine; the whole process where that does not help."""
+        """The engine. Where its box is silent, as without power, it is given up; the whole process where that is silent too."""
         self._orders.pop(link.number, None)  # a box that was refused for its revision is told the right one
         self.send(link.number, {"type": "kill"})
-        child = self._child
-        if child is not None:
-            asyncio.get_running_loop().call_later(KILL_SECONDS, lambda: None if link.ended.done() else child.kill())
+        if self._child is not None:
+            self._after(KILL_SECONDS, link, partial(self._drop, link, self._child))
+
+    def _drop(self, link: RayEngine, child: ChildEngine) -> None:
+        log.error("an engine's box does not answer: it is given up", engine=link.number, node=link.node)
+        self.send(link.number, {"type": "drop"})
+        self._after(DROP_SECONDS, link, child.kill)
+
+    @staticmethod
+    def _after(seconds: float, link: RayEngine, act: Callable[[], None]) -> None:
+        """Unless it has ended by then."""
+        asyncio.get_running_loop().call_later(seconds, lambda: None if link.ended.done() else act())
 
     async def end(self, link: RayEngine, seconds: float) -> None:
         """The engine, for good. The process stays: a cluster that begins with it would end, and every box's node with that."""

@@ -102,6 +102,11 @@ class Cluster:
                 continue
         node.wait()
 
+    def silence(self, node: subprocess.Popen[bytes]) -> None:
+        """As a box whose cable is pulled: everything of the node stands still, and no connection ends."""
+        for pid in [node.pid, *children(node.pid)]:
+            os.kill(pid, signal.SIGSTOP)
+
     def holds(self, node: subprocess.Popen[bytes], pid: int) -> bool:
         """Whether a process is one of the node's."""
         return pid in children(node.pid)
