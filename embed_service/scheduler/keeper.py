@@ -25,6 +25,10 @@ CRASHES_UNTIL_ERROR = 3  # engines that end before they are ready
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
 STOP_SECONDS = 3  # a polite word, then SIGKILL
 
+FAILED_HINTS = {
+    "child": "Its log lines above say why; too little memory is the usual cause: choose smaller models.",
+    "ray": "The log lines above and those of its box (`docker compose logs ray-worker` there) say why.",
+}
 ENDS = {
     "hang": "it hung and was killed",
     "stuck": "a micro-batch never came back and it was killed",
@@ -119,7 +123,7 @@ class Keeper:
                     {
                         "code": "engine_failed",
                         "message": f"The engine ended {failures} times before it was ready ({self.state.last_end}). "
-                        "Its log lines above say why; too little memory is the usual cause: choose smaller models.",
+                        + FAILED_HINTS[self._settings.engines],
                         "retryable": True,
                     }
                 )

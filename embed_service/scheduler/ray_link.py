@@ -119,7 +119,12 @@ class RayDriver:
         self._links.pop(link.number, None)
 
     def _on_message(self, header: Header, body: bytes) -> None:
-        link = self._links.get(header.pop("engine"))
+        number = header.pop("engine")
+        if number is None:  # it concerns all of them
+            for each in self._links.values():
+                each.on_frame(header, body)
+            return
+        link = self._links.get(number)
         if link is None or (link.ended.done() and header["type"] != "left"):
             return
         if header["type"] == "described":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from embed_service.cluster.node import main, start_command
 from embed_service.engine.protocol import Header
 from embed_service.errors import SettingsError
 from embed_service.scheduler import ray_link
-from embed_service.scheduler.link import OnMessage
+from embed_service.scheduler.link import ChildEngine, OnMessage
 from embed_service.scheduler.ray_link import RayDriver, RayEngine, new_engines
 from embed_service.settings import Settings
+from tests.support.require import require
+from tests.support.service import ROOT
 
 
 def settings(tmp_path: Path, **values: Any) -> Settings:
@@ -179,6 +182,43 @@ def test_an_engine_that_cannot_be_killed_is_given_up_alone(monkeypatch: pytest.M
         await asyncio.wait_for(silent.ended, 5)
         await asyncio.sleep(0)
         assert child.ended.done() == other.ended.done() == (not answers)
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"RAY_NODE_IP": ""}, "RAY_NODE_IP is not set"),
+        ({"RAY_AUTH_TOKEN_PATH": "/dev/null"}, "RAY_AUTH_TOKEN_PATH names no file"),
+        ({"PYTHONPATH": "{without_ray}"}, "ENGINES=ray needs Ray"),
+    ],
+    ids=["no address", "an empty token", "the image without Ray"],
+)
+def test_every_engine_is_told_what_keeps_ray_from_starting(tmp_path: Path, environment: dict[str, str], sentence: str) -> None:
+    if "PYTHONPATH" not in environment:
+        require("ray", importlib.util.find_spec("ray") is not None, "Ray is not installed: make test installs it")
+    without_ray = tmp_path / "without"
+    without_ray.mkdir()
+    (without_ray / "ray.py").write_text("raise ImportError('No module named ray')")
+    token = tmp_path / "token"
+    token.write_text("a" * 64)
+
+    async def check() -> None:
+        values = {"RAY_NODE_IP": "127.0.0.1", "RAY_AUTH_TOKEN_PATH": str(token), "PYTHONPATH": str(ROOT), **environment}
+        values["PYTHONPATH"] = values["PYTHONPATH"].format(without_ray=f"{without_ray}:{ROOT}")
+        heard: list[Header] = []
+        child = ChildEngine(lambda header, body: heard.append(header), values, "embed_service.cluster")
+        await child.start()
+        assert await asyncio.wait_for(child.ended, 60) == 1
+        failed = [header for header in heard if header["type"] == "failed"]
+        assert len(failed) == 1 and failed[0]["engine"] is None and sentence in failed[0]["message"]
+        driver = RayDriver(Settings())
+        told: list[list[Header]] = [[], []]
+        for number in range(2):
+            driver._links[number] = RayEngine(driver, number, lambda header, body, of=number: told[of].append(header), MODELS)  # type: ignore[misc]
+        driver._on_message(failed[0], b"")
+        assert [header["message"] for of in told for header in of] == [failed[0]["message"]] * 2
 
     asyncio.run(check())
 
