@@ -6,6 +6,9 @@ Nothing of Ray is imported here: a Ray driver ends with its cluster, and the HTT
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -56,13 +59,13 @@ class RayDriver:
         async with self._starting:
             if self._child is None or self._child.ended.done():
                 self._child = None
-                child = ChildEngine(self._on_message, ray_environment(self._settings), "embed_service.cluster")
+                child = ChildEngine(self._on_message, ray_environment(self._settings), "embed_service.cluster", own_group=True)
                 try:
                     await child.start()
                 except BaseException:
                     await child.stop(0)
                     raise
-                child.ended.add_done_callback(self._on_end)
+                child.ended.add_done_callback(partial(self._on_end, child.pid))
                 self._child = child
         self._links[link.number] = link
         if link.number not in self._orders:
@@ -133,7 +136,10 @@ class RayDriver:
                     self._revisions.setdefault(fields["id"], fields["revision"])
         link.on_frame(header, body)
 
-    def _on_end(self, ended: asyncio.Future[int | str]) -> None:
+    def _on_end(self, pid: int | None, ended: asyncio.Future[int | str]) -> None:
+        if pid is not None:  # its head ends with it, but agents of that keep their ports for a minute, and the next head needs them
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
         log.error("the process that speaks to Ray ended", status=ended.result())
         for link in self._links.values():
             link.finish("the process that speaks to Ray ended")

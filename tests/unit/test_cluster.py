@@ -99,6 +99,8 @@ def test_boxes_compute_as_they_say_and_answer_as_the_head_says() -> None:
 class FakeChild:
     """FAKE process that speaks to Ray: keeps what it was sent; `start` does what the test says."""
 
+    pid = None
+
     def __init__(self, on_message: OnMessage, start: Callable[[], Awaitable[None]]) -> None:
         self.on_message = on_message
         self.start = start
@@ -120,7 +122,7 @@ def with_children(monkeypatch: pytest.MonkeyPatch, *starts: Callable[[], Awaitab
     """The children that a driver makes from now on, one for each of `starts`."""
     children: list[FakeChild] = []
 
-    def make(on_message: OnMessage, environment: object, module: str) -> FakeChild:
+    def make(on_message: OnMessage, environment: object, module: str, own_group: bool) -> FakeChild:
         children.append(FakeChild(on_message, starts[len(children)]))
         return children[-1]
 
