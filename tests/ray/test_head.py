@@ -71,7 +71,7 @@ def test_when_the_process_that_speaks_to_ray_is_killed_another_begins_another_cl
         held = pool.submit(embed, service, TEXTS[:2])
         assert abs(held.result() - expected).max() < 1e-5
     assert pids_of(service, "gcs_server") != [head]
-    assert not os.path.exists(f"/proc/{head}")
+    assert not command_of(head)
 
 
 def test_when_the_service_is_killed_nothing_of_the_cluster_is_left(service: ServiceProcess) -> None:
