@@ -11,8 +11,9 @@ import os
 import signal
 import socket
 
-from embed_service.cluster.driver import Driver
 from embed_service.engine.__main__ import die_with_parent
+from embed_service.engine.protocol import Header, encode
+from embed_service.errors import SettingsError
 from embed_service.settings import load_settings
 from embed_service.telemetry import logs
 
@@ -25,8 +26,27 @@ def main() -> None:
     die_with_parent()
     settings = load_settings()
     logs.configure(settings)
-    asyncio.run(Driver(settings).run(socket.socket(fileno=fd)))
+    sock = socket.socket(fileno=fd)
+    try:
+        from embed_service.cluster.driver import Driver  # it imports Ray
+
+        asyncio.run(Driver(settings).run(sock.dup()))
+    except (SettingsError, ImportError, OSError) as error:
+        sock.setblocking(True)
+        sock.sendall(encode(failure(error)))
+        os._exit(1)
     os._exit(0)
+
+
+def failure(error: SettingsError | ImportError | OSError) -> Header:
+    """What is told to every engine's link, for /health to say."""
+    if isinstance(error, ImportError):
+        message = f"ENGINES=ray needs Ray, which is not installed here ({error}): use the image's variant with Ray (docs/scale.md)."
+    elif isinstance(error, SettingsError):
+        message = str(error)
+    else:
+        message = f"The Ray node of this box cannot be started: {error}. RAY_AUTH_TOKEN_PATH must be readable by the service's user."
+    return {"type": "failed", "engine": None, "code": "ray_settings", "message": message, "retryable": True}
 
 
 if __name__ == "__main__":

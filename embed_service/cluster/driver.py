@@ -13,7 +13,7 @@ from typing import Any
 import ray
 import structlog
 
-from embed_service.cluster.node import Head
+from embed_service.cluster.node import Head, taken_port
 from embed_service.cluster.remote_engine import RemoteEngine
 from embed_service.engine.protocol import Header, encode, read_frame
 from embed_service.settings import Settings
@@ -54,9 +54,7 @@ class Driver:
     async def _connect(self) -> None:
         address = self._settings.ray_address
         if address is None:
-            head = Head(self._settings)
-            address = await head.start()
-            self._watching = asyncio.create_task(self._end_with(head))
+            address = await self._start_head()
         self._detail = f"at {address}"
         while True:
             try:
@@ -69,6 +67,15 @@ class Driver:
                 self._detail = f"at {address}: {first}"
             await asyncio.sleep(RETRY_SECONDS)
         self._connected.set()
+
+    async def _start_head(self) -> str:
+        head = Head(self._settings)
+        while (port := taken_port()) is not None:  # as when the driver before was killed: its head takes a moment to end
+            self._detail = f"port {port} of this box is taken: the Ray head before is ending, or another Ray node runs"
+            await asyncio.sleep(RETRY_SECONDS)
+        await head.start()
+        self._watching = asyncio.create_task(self._end_with(head))
+        return head.address
 
     def _init(self, address: str) -> None:
         # The address at which the others reach this box is none of the container's own where its ports are published.
@@ -90,25 +97,34 @@ class Driver:
         kind = header["type"]
         engine = self._engines.setdefault(number, RemoteEngine(partial(self._send, number)))
         if kind == "start":
+            self._cancel(number)
             self._lives[number] = asyncio.create_task(self._live(number, engine, header))
         elif kind == "kill":
             engine.kill()
             if not engine.placed:
                 self._cut_off(number, "it was killed before it had a place")
+        elif kind == "drop":
+            self._cut_off(number, "its box did not answer")
+            engine.end()
         elif kind == "end":
             self._ends[number] = asyncio.create_task(self._end(number, engine))
         else:
             engine.put(header, body)
 
     async def _end(self, number: int, engine: RemoteEngine) -> None:
+        self._cancel(number)
         async with self._ending:  # one after the other, as each waits for the resources that the other may free
             await engine.leave()
-        self._cut_off(number, "it was asked to end")
+        self._send(number, {"type": "left"})
 
     def _cut_off(self, number: int, how: str) -> None:
-        if number in self._lives:
-            self._lives.pop(number).cancel()
-        self._send(number, {"type": "ended", "how": how})
+        if self._cancel(number):
+            self._send(number, {"type": "ended", "how": how})
+
+    def _cancel(self, number: int) -> bool:
+        """Whether there was a life to cancel. It says nothing more, so that the next frame of this number is of the next life."""
+        life = self._lives.pop(number, None)
+        return life is not None and life.cancel()
 
     async def _live(self, number: int, engine: RemoteEngine, order: Header) -> None:
         waiting = asyncio.create_task(self._connected.wait())

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from embed_service.engine.__main__ import die_with_parent
 from embed_service.errors import SettingsError
 from embed_service.settings import Settings, load_settings
 
@@ -39,6 +40,11 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_memory_monitor_refresh_ms": "0",
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "20",  # a driver without its head ends after this, and another waits for the next head
+        # A box that goes silent, as without power, is taken for dead after about 12 s; Ray's own is a minute.
+        "RAY_health_check_initial_delay_ms": "5000",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "3000",
+        "RAY_health_check_failure_threshold": "3",
         "RAY_BACKEND_LOG_LEVEL": "error",
         "RAY_event_stats": "0",
         "RAY_task_events_report_interval_ms": "0",  # a history of every call, for a dashboard that nobody starts
@@ -86,23 +92,35 @@ def environment_of_node(settings: Settings) -> dict[str, str]:
 
 
 class Head:
-    """A cluster that begins with this box. It ends with this process."""
+    """A cluster that begins with this box. It ends with this process, however that ends."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        """Raises SettingsError or OSError where `ray start` would not do."""
+        start_command(settings, head=True)
+        self.address = f"{settings.ray_node_ip}:{GCS_PORT}"
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> str:
-        """Its address. Returns before it answers."""
-        command = start_command(self._settings, head=True)
+    async def start(self) -> None:
+        """Returns before it answers. To be called from the main thread, with whose end the kernel ends it."""
         self._process = await asyncio.create_subprocess_exec(
-            *command, env=environment_of_node(self._settings), stdin=asyncio.subprocess.DEVNULL, stdout=2
+            sys.executable, "-m", "embed_service.cluster.node", "--head", stdin=asyncio.subprocess.DEVNULL, stdout=2
         )
-        return f"{self._settings.ray_node_ip}:{GCS_PORT}"
 
     async def ended(self) -> None:
         assert self._process is not None
         await self._process.wait()
+
+
+def taken_port() -> int | None:
+    """The first of the head's ports on which somebody listens: a head that is ending, or another Ray node of this box."""
+    for port in (GCS_PORT, *(port for name, port in FIXED_PORTS.items() if "worker" not in name)):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a connection that was closed lately counts
+            try:
+                sock.bind(("", port))
+            except OSError:
+                return port
+    return None
 
 
 def probe(settings: Settings) -> int:
@@ -118,15 +136,21 @@ def probe(settings: Settings) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The node of a box that is not the head, until it is asked to end or the head is gone. Exit status 2 for unusable settings."""
+    """The node of a box, until it is asked to end or the head is gone. Exit status 2 for unusable settings.
+
+    `--head`: the head, which ends with its parent; what it started follows, as Ray ties each of its processes to the one that started it.
+    """
+    head = "--head" in arguments
     try:
         settings = load_settings()
         if "--probe" in arguments:
             return probe(settings)
-        command = start_command(settings, head=False)
+        command = start_command(settings, head)
     except SettingsError as error:
         sys.stderr.write(f"embed-service: {error}\n")
         return 2
+    if head:
+        die_with_parent()  # it holds over an exec
     os.execve(command[0], command, environment_of_node(settings))
 
 

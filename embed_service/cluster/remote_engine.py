@@ -128,12 +128,16 @@ class RemoteEngine:
                 ray.kill(self._actor, no_restart=no_restart)
 
     async def _translated(self, actor: Any, clock: RemoteClock, header: Header) -> Header:
-        """In terms of this machine: its clock, and a copy of what tokenisers read where the model's folder is not here."""
+        """In terms of this machine: its clock, and a copy of what tokenisers read where the engine's own files are not here.
+
+        A hub's commit names its files wherever they lie; at a folder's path there may be others on this machine.
+        """
         if header["type"] == "result":
             return {**header, "started": clock.here(header["started"]), "ended": clock.here(header["ended"])}
         if header["type"] == "described":
             for fields in header["models"].values():
-                if not os.path.isfile(os.path.join(fields["path"], "tokenizer.json")):
+                here = os.path.isfile(os.path.join(fields["path"], "tokenizer.json"))
+                if not here or fields["revision"].startswith("local-"):
                     fields["path"] = _write(await actor.read.remote(fields["path"]))
         return header
 

@@ -22,7 +22,7 @@ from embed_service.text.tokens import Tokenised
 
 if TYPE_CHECKING:
     from embed_service.scheduler.cache import Caching
-    from embed_service.scheduler.service import Service
+    from embed_service.scheduler.service import ServedModel, Service
     from embed_service.settings import Settings
 
 __all__ = ["Computation", "answered_model", "caching_of", "lane_of", "model_header"]
@@ -110,19 +110,20 @@ class Computation:
         record = record_of(self.request)
         record.items, record.tokens, record.truncated = len(sequences), self.tokens, self.truncated
 
-    async def rows(self, role: Role, sequences: Sequence[Tokenised], default_lane: Lane) -> NDArray[np.float32]:
-        """float32 [n, dimensions] or [n, 1]: a row for each sequence; equal sequences are computed once."""
+    async def rows(self, served: ServedModel, sequences: Sequence[Tokenised], default_lane: Lane) -> NDArray[np.float32]:
+        """float32 [n, dimensions] or [n, 1]: a row for each sequence of the model's tokeniser; equal sequences are computed once."""
         lane = self.lane or default_lane
         record_of(self.request).lane = lane
         distinct, inverse = _distinct(sequences) if self.tokens < LARGE_TOKENS else await asyncio.to_thread(_distinct, sequences)
         computed = await self.service.compute(
-            role,
+            served.spec.role,
             [s.ids for s in distinct],
             [s.second for s in distinct],
             [s.prefix for s in distinct],
             lane=lane,
             caller=await caller_of(self.request.scope, self.state.peers),
             caching=caching_of(self.request),
+            tokenised_by=served,
         )
         self.queue_seconds, self.compute_seconds = computed.queue_seconds, computed.compute_seconds
         return computed.rows if len(distinct) == len(sequences) else computed.rows[inverse]

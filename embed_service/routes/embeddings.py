@@ -44,7 +44,7 @@ async def _embed(computation: Computation, wanted: EmbeddingsRequest) -> Respons
     if wanted.truncate == "NONE":
         computation.refuse_cut(sequences, spec, "input")
     computation.count("embed", sequences)
-    rows = await computation.rows("embed", sequences, _lane(settings, sequences))
+    rows = await computation.rows(served, sequences, _lane(settings, sequences))
 
     def body() -> dict[str, Any]:
         short = rows if wanted.dimensions is None else shorten(rows, wanted.dimensions, spec.matryoshka_layer_norm)

@@ -68,7 +68,7 @@ async def rank(
     if refuse_cut:
         computation.refuse_cut(sequences, spec, param)
     computation.count("rerank", sequences)
-    rows = await computation.rows("rerank", sequences, "interactive")
+    rows = await computation.rows(served, sequences, "interactive")
     return Ranking(spec, rows[:, 0].astype(np.float64))
 
 
@@ -126,7 +126,7 @@ async def _cosines(
             raise _too_long(query_param, served.spec)
         computation.refuse_cut(sequences[len(queries) :], served.spec, param)
     computation.count("rerank", sequences)
-    rows = (await computation.rows("embed", sequences, "interactive")).astype(np.float64)
+    rows = (await computation.rows(served, sequences, "interactive")).astype(np.float64)
     position = {query: index for index, query in enumerate(groups)}
     of_query = rows[[position[query] for query, _ in pairs]]
     cosines: Float64 = np.einsum("nd,nd->n", of_query, rows[len(queries) :])

@@ -25,6 +25,16 @@ CRASHES_UNTIL_ERROR = 3  # engines that end before they are ready
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
 STOP_SECONDS = 3  # a polite word, then SIGKILL
 
+FAILED_HINTS = {
+    "child": "Its log lines above say why; too little memory is the usual cause: choose smaller models.",
+    "ray": "The log lines above and those of its box (`docker compose logs ray-worker` there) say why.",
+}
+ENDS = {
+    "hang": "it hung and was killed",
+    "stuck": "a micro-batch never came back and it was killed",
+    "canary": "it answered its canary wrongly and was killed",
+    "refused": "it has other models than are served and was killed",
+}
 NewEngine = Callable[[OnMessage, Mapping[str, str]], Engine]  # from where its frames go, and its environment
 
 log = structlog.get_logger(__name__)
@@ -113,7 +123,7 @@ class Keeper:
                     {
                         "code": "engine_failed",
                         "message": f"The engine ended {failures} times before it was ready ({self.state.last_end}). "
-                        "Its log lines above say why; too little memory is the usual cause: choose smaller models.",
+                        + FAILED_HINTS[self._settings.engines],
                         "retryable": True,
                     }
                 )
@@ -173,9 +183,7 @@ class Keeper:
 
     def _describe_end(self, status: int | str) -> str:
         if self._kill_cause is not None:
-            return {"hang": "it hung and was killed", "stuck": "a micro-batch never came back and it was killed"}.get(
-                self._kill_cause, "it answered its canary wrongly and was killed"
-            )
+            return ENDS[self._kill_cause]
         if isinstance(status, str):
             return status
         if status < 0:
@@ -225,8 +233,9 @@ class Keeper:
         error = self._owner.on_described(self, models)
         if error is not None and self.engine is not None:
             log.error("engine refused", node=self.engine.node, **error)
+            self.models = {}
             self.fail(error)
-            self.engine.kill()
+            self._kill(self.engine, "refused")
 
     def _on_ready(self, header: Header) -> None:
         assert self.engine is not None

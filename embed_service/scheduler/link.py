@@ -53,15 +53,23 @@ class ChildEngine:
     """An engine on this machine: `python -m MODULE --fd N`, with one end of a socket pair.
 
     `on_message(header, body)` is called for each frame; the future `ended` resolves to the exit status (negative: the signal).
-    `environment`: variables of its own, over those of this process.
+    `environment`: variables of its own, over those of this process. `own_group`: it leads a process group, which what it starts is in too.
     """
 
     node = None
 
-    def __init__(self, on_message: OnMessage, environment: Mapping[str, str] | None = None, module: str = "embed_service.engine") -> None:
+    def __init__(
+        self,
+        on_message: OnMessage,
+        environment: Mapping[str, str] | None = None,
+        module: str = "embed_service.engine",
+        *,
+        own_group: bool = False,
+    ) -> None:
         self._on_message = on_message
         self._environment = dict(environment or {})
         self._module = module
+        self._own_group = own_group
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -83,6 +91,7 @@ class ChildEngine:
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=self._own_group,
                 stdout=2,  # a stray print of a library must not reach our stdout
                 env={name: value for name, value in os.environ.items() if name.upper() not in self._environment} | self._environment,
             )

@@ -6,8 +6,12 @@ Nothing of Ray is imported here: a Ray driver ends with its cluster, and the HTT
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -17,8 +21,9 @@ from embed_service.scheduler.keeper import NewEngine
 from embed_service.scheduler.link import ChildEngine, OnMessage
 from embed_service.settings import Settings
 
-KILL_SECONDS = 20.0  # an engine that does not end within this is not the only one that hangs
-END_SECONDS = 15.0  # until its box has freed what it held
+KILL_SECONDS = 20.0  # the box of an engine that does not end within this does not answer: it is given up
+DROP_SECONDS = 10.0  # a process that speaks to Ray and has not given it up within this hangs itself
+END_SECONDS = 15.0  # until its box has freed what it held; a process that speaks to Ray and does not say so by then hangs
 # What decides the answers, and how work is cut, is the same on every box.
 SHARED = (
     "embed_model", "rerank_model", "embed_revision", "rerank_revision", "max_input_tokens", "max_batch_size", "max_batch_tokens",
@@ -53,9 +58,15 @@ class RayDriver:
         """Have the engine of `link` started, in the place of the one before it with this number."""
         async with self._starting:
             if self._child is None or self._child.ended.done():
-                self._child = child = ChildEngine(self._on_message, ray_environment(self._settings), "embed_service.cluster")
-                await child.start()
-                child.ended.add_done_callback(self._on_end)
+                self._child = None
+                child = ChildEngine(self._on_message, ray_environment(self._settings), "embed_service.cluster", own_group=True)
+                try:
+                    await child.start()
+                except BaseException:
+                    await child.stop(0)
+                    raise
+                child.ended.add_done_callback(partial(self._on_end, child.pid))
+                self._child = child
         self._links[link.number] = link
         if link.number not in self._orders:
             self._orders[link.number] = self._order(link.environment)
@@ -81,29 +92,43 @@ class RayDriver:
             self._child.send({**header, "engine": number}, body)
 
     def kill(self, link: RayEngine) -> None:
-        """The engine; the whole process where that does not help."""
+        """The engine. Where its box is silent, as without power, it is given up; the whole process where that is silent too."""
         self._orders.pop(link.number, None)  # a box that was refused for its revision is told the right one
         self.send(link.number, {"type": "kill"})
-        child = self._child
-        if child is not None:
-            asyncio.get_running_loop().call_later(KILL_SECONDS, lambda: None if link.ended.done() else child.kill())
+        if self._child is not None:
+            self._after(KILL_SECONDS, link, partial(self._drop, link, self._child))
+
+    def _drop(self, link: RayEngine, child: ChildEngine) -> None:
+        log.error("an engine's box does not answer: it is given up", engine=link.number, node=link.node)
+        self.send(link.number, {"type": "drop"})
+        self._after(DROP_SECONDS, link, child.kill)
+
+    @staticmethod
+    def _after(seconds: float, link: RayEngine, act: Callable[[], None]) -> None:
+        """Unless it has ended by then."""
+        asyncio.get_running_loop().call_later(seconds, lambda: None if link.ended.done() else act())
 
     async def end(self, link: RayEngine, seconds: float) -> None:
-        """The engine, for good; the process too when it was the last."""
+        """The engine, for good. The process stays: a cluster that begins with it would end, and every box's node with that."""
         self._orders.pop(link.number, None)
-        if self._child is None:
+        child = self._child
+        if child is None or self._links.get(link.number) is not link:
             return
         self.send(link.number, {"type": "end"})
-        await asyncio.wait([link.ended], timeout=max(seconds, END_SECONDS))
-        self._links.pop(link.number, None)
-        if not self._links and self._child is not None:
-            child, self._child = self._child, None
+        told: list[asyncio.Future[Any]] = [link.left, child.ended]
+        if not (await asyncio.wait(told, timeout=max(seconds, END_SECONDS), return_when=asyncio.FIRST_COMPLETED))[0]:
             child.kill()
             await child.ended
+        self._links.pop(link.number, None)
 
     def _on_message(self, header: Header, body: bytes) -> None:
-        link = self._links.get(header.pop("engine"))
-        if link is None or link.ended.done():
+        number = header.pop("engine")
+        if number is None:  # it concerns all of them
+            for each in self._links.values():
+                each.on_frame(header, body)
+            return
+        link = self._links.get(number)
+        if link is None or (link.ended.done() and header["type"] != "left"):
             return
         if header["type"] == "described":
             for fields in header["models"].values():
@@ -111,7 +136,10 @@ class RayDriver:
                     self._revisions.setdefault(fields["id"], fields["revision"])
         link.on_frame(header, body)
 
-    def _on_end(self, ended: asyncio.Future[int | str]) -> None:
+    def _on_end(self, pid: int | None, ended: asyncio.Future[int | str]) -> None:
+        if pid is not None:  # its head ends with it, but agents of that keep their ports for a minute, and the next head needs them
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
         log.error("the process that speaks to Ray ended", status=ended.result())
         for link in self._links.values():
             link.finish("the process that speaks to Ray ended")
@@ -128,6 +156,7 @@ class RayEngine:
         self.pid: int | None = None
         self.node: str | None = None
         self.ended: asyncio.Future[int | str] = asyncio.get_running_loop().create_future()
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # its box has its share back
 
     async def start(self) -> None:
         """Ask for it. Where the cluster is not there, or has no room, it waits for that."""
@@ -149,6 +178,9 @@ class RayEngine:
         """One frame of the engine, or of the cluster about it."""
         if header["type"] == "ended":
             self.finish(header["how"])
+        elif header["type"] == "left":
+            self.finish("it was asked to end")
+            self.left.set_result(None)
         elif header["type"] == "placed":
             self.pid, self.node = header["pid"], header["node"]
             log.info("engine placed", engine=self.number, **{key: header[key] for key in ("node", "host", "pid")})

@@ -21,7 +21,7 @@ from embed_service.scheduler.cache import Caching, ResultCache, keys_of
 from embed_service.scheduler.health import describe_progress, health_body
 from embed_service.scheduler.lanes import Lanes
 from embed_service.scheduler.ray_link import new_engines
-from embed_service.scheduler.supervisor import Supervisor, Unloaded
+from embed_service.scheduler.supervisor import MODEL_CHANGED, Supervisor, Unloaded
 from embed_service.scheduler.work import Float32, Job, Lane
 from embed_service.settings import Settings
 from embed_service.telemetry import metrics
@@ -70,6 +70,7 @@ class Service:
         self._supervisor = Supervisor(settings, self._lanes, self._on_described, new_engines(settings))
         self.admission = Admission(settings, self._supervisor)
         self._served: dict[Role, ServedModel] = {}
+        self._described: dict[Role, ModelSpec] = {}
         self._loading: asyncio.Task[None] | None = None
         self._fingerprint: str | None = None
         self._cache = ResultCache(round(settings.result_cache_mb * MEGABYTE))
@@ -110,17 +111,21 @@ class Service:
         return self.admission.admitted()
 
     def _on_described(self, specs: dict[Role, ModelSpec]) -> None:
+        self._described = specs
         self._cache.clear()  # another engine: other models, or the one before was ended because it computed wrongly
         for role, served in list(self._served.items()):
-            if served.spec != specs.get(role):  # its token ids would mean nothing to these models
+            spec = specs.get(role)
+            if spec is None or served.fingerprint != computing_fingerprint(spec):  # its token ids would mean nothing to these models
                 del self._served[role]
         self._loading = asyncio.create_task(self._load_tokenizers(specs))
 
     async def _load_tokenizers(self, specs: dict[Role, ModelSpec]) -> None:
         try:
             for role, spec in specs.items():
-                if role not in self._served or self._served[role].spec != spec:
+                if role not in self._served:
                     tokenizer = await asyncio.to_thread(TextTokenizer.load, spec)
+                    if self._described is not specs:  # another task loads those of what was described meanwhile
+                        return
                     self._served[role] = ServedModel(spec, tokenizer)
         except ModelError as error:
             log.error("tokenizer cannot be used", code=error.code, message=error.message)
@@ -165,21 +170,25 @@ class Service:
         lane: Lane,
         caller: str,
         caching: Caching = "reuse",
+        tokenised_by: ServedModel | None = None,
     ) -> Computed:
-        """The rows of distinct sequences, after the result cache and the queue.
+        """The rows of distinct sequences, after the result cache and the queue. `tokenised_by`: the model whose tokeniser made them.
 
-        Cancelling the awaiting task drops what is still queued. Raises Unavailable (queue full, deadline, engine down), InternalError (a
-        sequence that the model cannot compute).
+        Cancelling the awaiting task drops what is still queued. Raises Unavailable (queue full, deadline, engine down, another model is
+        served by now), InternalError (a sequence that the model cannot compute).
         """
+        model = tokenised_by or self._served.get(role)
+        self._check_served(role, model)
         second = second or [None] * len(sequences)
         prefix = prefix or [0] * len(sequences)
         source = self._source(role) if lane == "interactive" and caching != "off" and self._cache.limit else None
         if source is None:
-            return await self._queued(role, sequences, second, prefix, lane=lane, caller=caller)
+            return await self._queued(role, model, sequences, second, prefix, lane=lane, caller=caller)
         if sum(len(s) for s in sequences) < LARGE_TOKENS:
             keys = keys_of(source, sequences, second)
         else:
             keys = await asyncio.to_thread(keys_of, source, sequences, second)
+            self._check_served(role, model)
         known: dict[int, Float32] = {}
         if caching == "reuse" and source == self._source(role) and self._supervisor.ready.is_set():
             known = self._cache.get(role, keys)
@@ -188,7 +197,13 @@ class Service:
             return Computed(np.stack([known[i] for i in range(len(sequences))]))
         # A prefix that was common to all is common to those that are left.
         computed = await self._queued(
-            role, [sequences[i] for i in missing], [second[i] for i in missing], [prefix[i] for i in missing], lane=lane, caller=caller
+            role,
+            model,
+            [sequences[i] for i in missing],
+            [second[i] for i in missing],
+            [prefix[i] for i in missing],
+            lane=lane,
+            caller=caller,
         )
         if source == self._source(role):  # else another engine computed some of them
             self._cache.put([keys[i] for i in missing], computed.rows)
@@ -199,6 +214,11 @@ class Service:
         for index, row in known.items():
             rows[index] = row
         return Computed(rows, computed.queue_seconds, computed.compute_seconds)
+
+    def _check_served(self, role: Role, model: ServedModel | None) -> None:
+        """Raises Unavailable where `model` is served no more: its token ids mean something else to what is."""
+        if self._served.get(role) is not model:
+            raise Unavailable(MODEL_CHANGED, retry_after_seconds=5, code="model_changed")
 
     def _source(self, role: Role) -> tuple[object, ...] | None:
         """What decides a sequence's row beside its ids; None while nothing is served.
@@ -211,7 +231,15 @@ class Service:
         return (role, served.fingerprint, state.device, state.dtype, state.attention, state.executor, state.restarts)
 
     async def _queued(
-        self, role: Role, sequences: list[Int32], second: list[int | None], prefix: list[int], *, lane: Lane, caller: str
+        self,
+        role: Role,
+        model: ServedModel | None,
+        sequences: list[Int32],
+        second: list[int | None],
+        prefix: list[int],
+        *,
+        lane: Lane,
+        caller: str,
     ) -> Computed:
         """Queue sequences and wait for all rows. What the engine does not share is not counted as shared."""
         shared = prefix if self._supervisor.state.shares_prefixes else None

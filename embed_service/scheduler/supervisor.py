@@ -19,6 +19,7 @@ from embed_service.scheduler.link import ChildEngine
 from embed_service.settings import Settings
 from embed_service.telemetry import metrics
 
+MODEL_CHANGED = "The model's files on the box were replaced while this request waited. Try again in a few seconds."
 Unloaded = Literal["paused", "idle", "starting"]  # the phase while there is no engine on purpose; starting: others come at once
 
 log = structlog.get_logger(__name__)
@@ -40,6 +41,7 @@ class Supervisor:
     ) -> None:
         self._lanes = lanes
         self._on_described = on_described
+        self._models: dict[Role, ModelSpec] = {}  # described first since `start`, or last where there is one engine
         self._told_error: dict[str, Any] | None = None  # as those who wait know it
         self._telling: set[asyncio.Task[None]] = set()
         self.refused = False
@@ -50,7 +52,7 @@ class Supervisor:
 
     async def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Keep the engines alive from now on. `environment`: settings of their own, over those of this process."""
-        self.refused = False
+        self.refused, self._models = False, {}
         if self.state.phase in ("paused", "idle"):
             self._enter("starting")
         for keeper in self.keepers:
@@ -103,11 +105,18 @@ class Supervisor:
     # What keepers tell
 
     def on_described(self, keeper: Keeper, models: dict[Role, ModelSpec]) -> dict[str, Any] | None:
-        """An engine's models are on its disk. What one engine serves, all must: else texts in an index would be worlds apart."""
-        for other in self.keepers:
-            if other is not keeper and other.models and (error := _differ(models, other.models)):
-                return error
-        self.refused = False
+        """An engine's models are on its disk. What one engine serves, all must: else texts in an index would be worlds apart.
+
+        That holds for engines that have ended too, as what is queued has token ids of their models. A single engine, whose files were
+        replaced, is believed, and what is queued fails.
+        """
+        changed = [role for role, spec in models.items() if role in self._models and _differ(spec, self._models[role])]
+        if changed and len(self.keepers) > 1:
+            return _other_models(models[changed[0]], self._models[changed[0]])
+        for role in changed:
+            log.warning("the model's files were replaced", role=role, before=self._models[role].revision, now=models[role].revision)
+        self._drop(changed, Unavailable(MODEL_CHANGED, retry_after_seconds=5, code="model_changed"))
+        self.refused, self._models = False, models
         self._on_described(models)
         return None
 
@@ -124,7 +133,7 @@ class Supervisor:
         if was_ready == self.ready.is_set() and error is self._told_error and not ended:
             return
         if error is not None and error is not self._told_error:
-            self._drop_all(error)
+            self._drop(("embed", "rerank"), Unavailable(error["message"], retry_after_seconds=30, code=error["code"]))
         self._told_error = error
         task = asyncio.create_task(self.notify())
         self._telling.add(task)
@@ -137,12 +146,13 @@ class Supervisor:
             keeper.close()
             keeper.fail(error)
 
-    def _drop_all(self, error: dict[str, Any]) -> None:
-        """Nothing can be served until a later start succeeds."""
+    def _drop(self, roles: Sequence[Role], why: Unavailable) -> None:
+        """What is queued of these roles will not be computed."""
         for job in self._lanes.jobs():
-            self._lanes.drop(job)
-            if not job.done.done():  # its client may have left at this very moment
-                job.done.set_exception(Unavailable(error["message"], retry_after_seconds=30, code=error["code"]))
+            if job.role in roles:
+                self._lanes.drop(job)
+                if not job.done.done():  # its client may have left at this very moment
+                    job.done.set_exception(why)
 
     async def notify(self) -> None:
         """Wake those who wait for `changed`."""
@@ -150,15 +160,17 @@ class Supervisor:
             self.changed.notify_all()
 
 
-def _differ(models: dict[Role, ModelSpec], served: dict[Role, ModelSpec]) -> dict[str, Any] | None:
-    """The error of an engine whose `models` are not those that are `served`, wherever their files lie; None where they are."""
-    for role, spec in models.items():
-        other = served.get(role)
-        if other is not None and computing_fingerprint(spec) != computing_fingerprint(other):
-            return {
-                "code": "other_models",
-                "message": f"A box has {role.upper()}_MODEL={spec.id} at revision {spec.revision}, the others have {other.id} at "
-                f"{other.revision}: it is given no work. Set {role.upper()}_REVISION, or copy the same files to every box.",
-                "retryable": True,
-            }
-    return None
+def _differ(spec: ModelSpec, other: ModelSpec) -> bool:
+    """Wherever their files lie."""
+    return computing_fingerprint(spec) != computing_fingerprint(other)
+
+
+def _other_models(spec: ModelSpec, served: ModelSpec) -> dict[str, Any]:
+    """The error of an engine whose model is not that which is served."""
+    name = spec.role.upper()
+    return {
+        "code": "other_models",
+        "message": f"A box has {name}_MODEL={spec.id} at revision {spec.revision}, but {served.id} at {served.revision} is served: it is "
+        f"given no work. Set {name}_REVISION, or copy the same files to every box; a restart of the service takes new files.",
+        "retryable": True,
+    }

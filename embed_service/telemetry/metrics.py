@@ -25,7 +25,7 @@ STATUSES = ("200", "400", "401", "403", "404", "405", "413", "415", "421", "499"
 ROLES = ("embed", "rerank")
 LANES = ("interactive", "bulk")
 UNLOADED_CAUSES = ("paused", "idle")
-RESTART_CAUSES = ("exited", "hang", "stuck", "canary", "failed")
+RESTART_CAUSES = ("exited", "hang", "stuck", "canary", "failed", "refused")
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 110)
 TOKENS = (64, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)

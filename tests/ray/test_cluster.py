@@ -106,6 +106,26 @@ def test_a_node_that_is_lost_loses_no_request_and_a_new_one_takes_its_place(runn
     assert load.wrong == []
 
 
+def test_a_node_that_goes_silent_costs_no_other_engine_anything(running: Running) -> None:
+    """Before this cluster, whose health checks are Ray's own, takes it for dead."""
+    before = running.wait_ready()
+    silent = next(worker for worker in running.workers if running.cluster.holds(worker, before[1]["pid"]))
+    load = Load(running.service)
+    try:
+        poll(lambda: load.answered >= 10, 120, "the load to run")
+        running.cluster.silence(silent)
+        poll(lambda: running.engines()[1]["restarts"] > before[1]["restarts"], 120, "the engine to be given up", every=0.2)
+        seen = load.answered
+        poll(lambda: load.answered >= seen + 10, 120, "the other engine to answer")
+        running.workers[running.workers.index(silent)] = running.cluster.start_worker()
+        after = running.wait_ready()
+    finally:
+        load.stop()
+        running.cluster.kill(silent)
+    assert load.wrong == []
+    assert (after[0]["pid"], after[0]["restarts"]) == (before[0]["pid"], before[0]["restarts"]), "the other went on"
+
+
 def test_without_its_cluster_the_service_holds_requests_and_goes_on_with_the_next(running: Running) -> None:
     """The last test: nothing of the first cluster is left."""
     running.wait_ready()

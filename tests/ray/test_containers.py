@@ -101,6 +101,18 @@ def test_a_killed_worker_loses_no_request_and_rejoins(head: Head) -> None:
     assert load.wrong == []
 
 
+def test_after_a_pause_every_worker_has_its_engine_again(head: Head) -> None:
+    service = cast(ServiceProcess, head)
+    poll(lambda: head.ready_nodes() == set(WORKERS), 300, "an engine in each worker", 0.5)
+    expected = embed(service, TEXTS[:2])
+    control = ("exec", "qmd-test-ray-head", "python", "-m", "embed_service", "control")
+    assert '"state":"paused"' in docker(*control, "pause").replace(" ", "")
+    assert head.ready_nodes() == set()
+    assert '"state":"serving"' in docker(*control, "resume").replace(" ", "")
+    assert abs(embed(service, TEXTS[:2]) - expected).max() < 1e-5
+    poll(lambda: head.ready_nodes() == set(WORKERS), 300, "an engine in each worker again", 0.5)
+
+
 def test_the_tokeniser_came_from_a_worker(head: Head) -> None:
     """The head box has no model: what cuts texts is a copy of what the engines' boxes have."""
     with head.client() as client:

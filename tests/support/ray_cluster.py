@@ -14,7 +14,7 @@ from tests.support.service import ROOT, free_port, poll
 RAY = Path(os.environ.get("VIRTUAL_ENV", ROOT / ".venv")) / "bin" / "ray"
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     """All processes below `pid`."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
@@ -95,16 +95,21 @@ class Cluster:
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """As a box that loses its power: everything of the node at once."""
-        for pid in [node.pid, *_children(node.pid)]:
+        for pid in [node.pid, *children(node.pid)]:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         node.wait()
 
+    def silence(self, node: subprocess.Popen[bytes]) -> None:
+        """As a box whose cable is pulled: everything of the node stands still, and no connection ends."""
+        for pid in [node.pid, *children(node.pid)]:
+            os.kill(pid, signal.SIGSTOP)
+
     def holds(self, node: subprocess.Popen[bytes], pid: int) -> bool:
         """Whether a process is one of the node's."""
-        return pid in _children(node.pid)
+        return pid in children(node.pid)
 
     def close(self) -> None:
         for node in self._nodes:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embed_service.errors import InternalError
+from embed_service.errors import InternalError, Unavailable
 from embed_service.models.spec import ModelSpec
 from embed_service.scheduler.service import ServedModel, Service
 from embed_service.scheduler.work import Job
@@ -166,6 +166,21 @@ def test_where_the_files_lie_decides_nothing() -> None:
         service._served["rerank"] = served(path="/elsewhere")
         await ask(service, [1])
         assert len(engine.jobs) == 1
+
+    run(act)
+
+
+def test_ids_of_another_model_are_neither_looked_up_nor_computed() -> None:
+    """Its files were replaced while the request was tokenised."""
+
+    async def act(service: Service, engine: Engine) -> None:
+        before = service.served("rerank")
+        for caching in ("reuse", "off"):
+            assert await ask(service, [1], tokenised_by=before, caching=caching) == [1]
+        service._served["rerank"] = served(revision="s")
+        for caching in ("reuse", "off"):
+            with pytest.raises(Unavailable, match="replaced"):
+                await ask(service, [1], tokenised_by=before, caching=caching)
 
     run(act)
 

@@ -161,9 +161,52 @@ def test_a_box_with_another_revision_is_refused_while_the_others_serve() -> None
         assert odd.killed and not one.killed and a.supervisor.ready.is_set()
         status, body = health_body(Settings(device="cpu"), a.supervisor, None, 0.0)
         assert status == 200 and [engine["phase"] for engine in body["engines"]] == ["ready", "error"]
-        assert "RERANK_MODEL=m at revision b, the others have m at a" in body["engines"][1]["error"]
-        a.keeper.models = {}  # as when the last of the others has ended
-        assert not b.described("b").killed
+        assert "RERANK_MODEL=m at revision b, but m at a is served" in body["engines"][1]["error"]
+        b.ready()
+        assert not odd.asked and not b.keeper.is_open, "what it says while it dies changes nothing"
+        assert not b.described("a").killed
+
+    run(check)
+
+
+def test_what_was_described_first_is_the_measure_until_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is queued has token ids of those models, even when no engine is left that has them."""
+
+    async def check() -> None:
+        a, b = two()
+        a.one(-2.0)
+        a.end()
+        a.keeper.models = {}
+        job = a.queue(1)
+        assert b.described("b").killed and not job.done.done()
+        b.one(-2.0, "a")
+        finish(b, b.engine, -3.0)
+        assert (await job.done).tolist() == [[-3.0]]
+        for lives in (a, b):
+            lives.end()
+            monkeypatch.setattr(lives.keeper, "start", lambda environment: None)
+        await a.supervisor.start()
+        assert not b.described("b").killed and a.described("a").killed
+
+    run(check)
+
+
+def test_a_single_engine_whose_files_were_replaced_fails_what_was_tokenised_for_the_model_before() -> None:
+    async def check() -> None:
+        lives = Lives()
+        engine = lives.one(-2.0)
+        at_the_engine, waits = lives.queue(MOST), lives.queue(MOST)
+        lives.started(engine.asked[-1]["id"])
+        lives.end()
+        again = lives.one(-2.0, "b")
+        for job in (at_the_engine, waits):
+            with pytest.raises(Unavailable, match="files on the box were replaced") as caught:
+                await job.done
+            assert caught.value.code == "model_changed"
+        assert work_of(again) == [] and lives.supervisor.ready.is_set()
+        fresh = lives.queue(1)
+        finish(lives, again, -3.0)
+        assert (await fresh.done).tolist() == [[-3.0]]
 
     run(check)
 

@@ -63,6 +63,10 @@ class Lives:
         keeper.on_message({"type": "described", "models": {"rerank": spec.to_wire()}}, b"")
         return engine  # type: ignore[no-any-return]
 
+    @property
+    def engine(self) -> FakeEngine:
+        return self.keeper.engine  # type: ignore[return-value]
+
     def ready(self, **ready: str) -> None:
         facts = {"device": "cuda", "dtype": "bfloat16", "executor": "packed", "attention": "sdpa", **ready}
         self.keeper.on_message({"type": "ready", "cuda_available": True, **facts}, b"")
