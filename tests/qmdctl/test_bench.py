@@ -185,7 +185,7 @@ def test_without_generation_it_says_so(bench: Callable[..., dict[str, Any]], sho
     search, chunks = report["expectation"]["figures"]
     assert search["measured"] is None and "expansion" in search["reason"]
     assert chunks["measured"] == pytest.approx(phase(report, "indexing")["indexing"]["minutes_per_10000_chunks"], abs=0.01)
-    assert chunks["ratio"] == pytest.approx(chunks["measured"] / chunks["estimate"], rel=1e-2)
+    assert chunks["ratio"] == pytest.approx(chunks["measured"] / chunks["estimate"], abs=1e-3)  # it is rounded
     assert "other models" in report["expectation"]["note"]
     # A damaged file costs the comparison alone, and is written anew.
     assert any("not compared with the last run" in note for note in report["notes"])
