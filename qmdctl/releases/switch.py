@@ -66,7 +66,7 @@ def found_running(engine: Engine, settings: Settings, terminal: Terminal) -> tup
     if not there:
         terminal.note("Nothing runs now: where the new one fails, files and .env go back and nothing is started.", "yellow")
         return History(project).current, []
-    drifted = is_drifted(settings, compose, there, terminal)
+    drifted = is_drifted(settings, compose, there)
     if drifted:
         terminal.note(
             "What runs was started with other settings than .env has now (edited since, or flags): .env is what counts.", "yellow"
@@ -82,7 +82,7 @@ def found_running(engine: Engine, settings: Settings, terminal: Terminal) -> tup
     return History(project).current, [one.name for one in broken if one not in own]
 
 
-def is_drifted(settings: Settings, compose: Compose, there: Mapping[str, Container], terminal: Terminal) -> bool:
+def is_drifted(settings: Settings, compose: Compose, there: Mapping[str, Container]) -> bool:
     """Whether what runs is not what .env says. An embed that `models use` switched was made with other models, and serves those of .env."""
     hashes = {name: one.config_hash for name, one in there.items()}
     drifted = changed(compose, hashes)
@@ -91,13 +91,13 @@ def is_drifted(settings: Settings, compose: Compose, there: Mapping[str, Contain
     if not drifted:  # .env was put back
         return True
     served = look_served(settings, there, Running(compose, echo=False))
-    flags = {key: value.value for key, value in settings.values_in_force.items() if value.origin == "flag"}
+    made_with: dict[str, str] = {}
     for role in (ROLES["embed"], ROLES["rerank"]):
         (model, revision), made, now = configured(settings, role), given(there["embed"], role), served[role.name]
         if model != now.id or revision not in (None, now.revision, made[1]):
             return True
-        flags |= {role.key: made[0], role.revision_key: made[1] or ""}
-    return changed(Compose(load_settings(settings.project, flags), terminal), hashes)
+        made_with |= {role.key: made[0], role.revision_key: made[1] or ""}
+    return changed(compose, hashes, made_with)
 
 
 def switch(project: Project, engine: Engine, terminal: Terminal, verb: str, title: str, steps: list[Step], to: Release) -> Record | None:

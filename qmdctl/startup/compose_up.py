@@ -76,10 +76,13 @@ def _lines(done: Completed) -> list[str]:
     return [line for line in done.stderr.splitlines() if line.strip()]
 
 
-def changed(compose: Compose, hashes: Mapping[str, str]) -> bool:
-    """Whether the containers (service → configuration hash) were made from another configuration than .env and the files give now."""
+def changed(compose: Compose, hashes: Mapping[str, str], environment: Mapping[str, str] | None = None) -> bool:
+    """Whether the containers (service → configuration hash) were made from another configuration than .env and the files give now.
+
+    `environment` goes before .env; an empty value there is one, and the compose file's default counts.
+    """
     try:
-        done = compose.run("config", "--hash", "*", capture=True, echo=False)
+        done = compose.run("config", "--hash", "*", capture=True, echo=False, environment=environment)
     except ProcessError as error:
         said = error.completed.stderr.strip().splitlines()
         raise ConfigurationError(

@@ -14,7 +14,6 @@ from qmdctl.catalog.served import is_switched
 from qmdctl.commands import up
 from qmdctl.engine import Container
 from qmdctl.releases import switch
-from qmdctl.terminal import Terminal
 from tests.qmdctl.containers import container
 from tests.qmdctl.projects import settings_of
 
@@ -100,12 +99,11 @@ def test_what_a_switch_changed_is_not_taken_for_an_edit(
     keys = ("EMBED_MODEL", "EMBED_REVISION", "RERANK_MODEL", "RERANK_REVISION", "LOG_LEVEL")
     made = {**dict.fromkeys(keys, ""), "EMBED_MODEL": OLD, "RERANK_MODEL": OLD, "LOG_LEVEL": settings_of(tmp_path)["LOG_LEVEL"]}
     settings = settings_of(tmp_path, env, ["embed"])
-    monkeypatch.setattr(switch, "Compose", lambda settings, terminal: settings)
 
-    def changed(compose: Any, hashes: object) -> bool:
-        of = settings if compose is own else compose
-        return {key: of[key] for key in keys} != made
+    def changed(compose: object, hashes: object, environment: dict[str, str] | None = None) -> bool:
+        given = {key: settings[key] for key in keys} | (environment or {})
+        return given != made
 
     own: Any = FakeCompose(switched, tmp_path)
     monkeypatch.setattr(switch, "changed", changed)
-    assert switch.is_drifted(settings, own, {"embed": embed()}, Terminal()) is drifted
+    assert switch.is_drifted(settings, own, {"embed": embed()}) is drifted

@@ -124,12 +124,12 @@ from qmdctl.terminal import Terminal
 import sys
 settings = load_settings(Project(Path(sys.argv[1]), "test"))
 running = {{name: one for name, one in Engine.connect().containers("{PROJECT}").items() if one.running}}
-print(is_drifted(settings, Compose(settings, Terminal()), running, Terminal()))
+print(is_drifted(settings, Compose(settings, Terminal()), running))
 """
 
 
 def test_a_change_is_in_the_history_and_what_runs_is_not_taken_for_edited(stack: Stack) -> None:
-    folder = stack.qmdctl.folder / ".qmdctl/history/0001"
+    (folder,) = (stack.qmdctl.folder / ".qmdctl/history").iterdir()
     record = json.loads((folder / "record.json").read_text())
     assert (record["title"], record["result"]) == (f"models use embed {SECOND}", "ready")
     assert record["models"]["EMBED_MODEL"] == f"{SECOND}@{stack.qmdctl.value('EMBED_REVISION')}"
