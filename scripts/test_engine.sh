@@ -2,6 +2,7 @@
 # A Docker engine for the tests alone, beside any engine that the machine has: own socket, own data, own containers' names.
 #
 #   sudo scripts/test_engine.sh install    what the engine needs, from the distribution's packages (Debian 12 or newer)
+#   sudo scripts/test_engine.sh alertmanager    Alertmanager, which the tests of the metrics run
 #   sudo scripts/test_engine.sh start      start it and make its base image; instant when it runs
 #   sudo scripts/test_engine.sh stop       stop it; images and build cache stay, so that the next run is short
 #   sudo scripts/test_engine.sh restart    as a reboot does to a stack: containers are stopped, then started by their restart policy
@@ -31,6 +32,17 @@ as_root() {
 # The machine's own Debian mirror and suite: the first stanza of its sources.
 stanza() { awk 'BEGIN { RS = "" } NR == 1' /etc/apt/sources.list.d/debian.sources | grep -v '^#'; }
 
+# Packages of the next suite, pinned low so that nothing is taken from there unasked.
+add_suite() {
+    if ! command -v apt-get > /dev/null || [ ! -r /etc/apt/sources.list.d/debian.sources ]; then
+        say "install Docker with its compose and buildx plugins, docker-registry and debootstrap; this script knows Debian only."
+        exit 3
+    fi
+    stanza | sed 's/^Suites:.*/Suites: trixie/' > /etc/apt/sources.list.d/qmd-test-engine.sources
+    printf 'Package: *\nPin: release n=trixie\nPin-Priority: 100\n' > /etc/apt/preferences.d/qmd-test-engine
+    apt-get update -q
+}
+
 install_packages() {
     local missing=0 program
     for program in dockerd docker-registry debootstrap iptables ip; do
@@ -38,15 +50,15 @@ install_packages() {
     done
     docker compose version > /dev/null 2>&1 && docker buildx version > /dev/null 2>&1 || missing=1
     [ "$missing" = 1 ] || return 0
-    if ! command -v apt-get > /dev/null || [ ! -r /etc/apt/sources.list.d/debian.sources ]; then
-        say "install Docker with its compose and buildx plugins, docker-registry and debootstrap; this script knows Debian only."
-        exit 3
-    fi
-    # Debian 12's own engine is too old for start_interval (25): the next suite's, pinned low so that nothing else is taken from there.
-    stanza | sed 's/^Suites:.*/Suites: trixie/' > /etc/apt/sources.list.d/qmd-test-engine.sources
-    printf 'Package: *\nPin: release n=trixie\nPin-Priority: 100\n' > /etc/apt/preferences.d/qmd-test-engine
-    apt-get update -q
+    add_suite # Debian 12's own engine is too old for start_interval (25)
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends -t trixie "${PACKAGES[@]}"
+}
+
+# For the tests of the profile `metrics`, beside Debian's own prometheus and prometheus-node-exporter: 12's is too old for url_file (0.26).
+install_alertmanager() {
+    command -v prometheus-alertmanager > /dev/null && return 0
+    add_suite
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends -t trixie prometheus-alertmanager
 }
 
 running() { docker --host "unix://$SOCKET" version --format '{{.Server.Version}}' > /dev/null 2>&1; }
@@ -100,9 +112,10 @@ base_image() {
 
 case ${1:-} in
     install) as_root "$1"; install_packages ;;
+    alertmanager) as_root "$1"; install_alertmanager ;;
     start) as_root "$1"; start_engine; base_image; say "unix://$SOCKET" ;;
     stop) as_root "$1"; stop_engine ;;
     restart) as_root "$1"; stop_engine; start_engine ;;
     clean) as_root "$1"; stop_engine; rm -rf "$DATA" "$RUN" ;;
-    *) sed -n '2,11s/^# \{0,1\}//p' "$HERE/$(basename "$0")"; exit 2 ;;
+    *) sed -n '2,12s/^# \{0,1\}//p' "$HERE/$(basename "$0")"; exit 2 ;;
 esac

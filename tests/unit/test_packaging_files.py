@@ -177,12 +177,12 @@ def ci_project(folder: Path) -> Path:
 
 
 def test_ci_starts_the_engine_runs_make_test_and_stops_the_engine(tmp_path: Path) -> None:
-    programs = ("python3", "node", "npm", "chromium", "promtool", "prometheus-node-exporter", "prometheus-alertmanager")
+    programs = ("python3", "node", "npm", "chromium", "promtool", "prometheus-node-exporter")
     environment = stubs(tmp_path / "bin", "make", "apt-get", "id", *programs)
     script = ci_project(tmp_path / "project")
     done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines() == [
-        *("engine install", "tailnet install", "engine start"),
+        *("engine install", "tailnet install", "engine alertmanager", "engine start"),
         *("make test REQUIRE=node,docker,tailnet,browser,metrics,ray", "engine stop"),
     ]
     (tmp_path / "bin/make").write_text("#!/bin/sh\nexit 2\n")
