@@ -24,7 +24,7 @@ serve: ## the service alone on 127.0.0.1:8001 until Ctrl-C (PORT=, EMBED_MODEL=,
 	@exec $(BIN)/python -m demo.serve
 
 test: lint ## check the style and types, run every test (ARGS="-k name", REQUIRE=node,…: missing parts fail)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m scripts.run_tests $(ARGS)
 
 bench: ## measure against sentence-transformers, infinity and vLLM (ARGS=…)
 	$(BOOTSTRAP) demo peers
