@@ -85,9 +85,9 @@ def test_a_container_that_other_files_would_not_change_is_no_hindrance(tmp_path:
 
 @pytest.mark.parametrize("folder", ["/srv/qmd", "/srv/a, b"])
 def test_the_files_of_a_container_as_seen_from_its_folder(folder: str) -> None:
-    files = f"{folder}/compose.yaml,{folder}/own/more.yaml,/srv/shared.yaml"
+    files = f"{folder}/compose.yaml,{folder}/own/more.yaml,/srv/common.yaml"
     labels = {engines.FOLDER_LABEL: folder, engines.FILES_LABEL: files}
-    assert engines._compose_files(labels) == ("compose.yaml", "own/more.yaml", "../shared.yaml")
+    assert engines._compose_files(labels) == ("compose.yaml", "own/more.yaml", "../common.yaml")
     assert engines._compose_files({}) == ()
 
 
