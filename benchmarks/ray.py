@@ -79,7 +79,7 @@ def render(figures: Mapping[str, Mapping[str, list[float]]]) -> str:
     told = machine.describe()
     lines += [
         "",
-        f"The hop: {hop:.1f} ms of a short query, {1 - medians[ONE]['bulk'] / base['bulk']:.0%} of the throughput of one engine. "
+        f"The hop: {hop:.1f} ms of a short query, and {medians[ONE]['bulk'] / base['bulk']:.2f} times the throughput of one engine. "
         f"Two engines of one thread against one of two: {medians[TWO]['bulk'] / medians[WIDE]['bulk']:.2f} times its throughput.",
         "",
         f"{told['processor']}, {told['cores']} cores, {told['system']}; load of the machine as it was measured: {told['load']}; "

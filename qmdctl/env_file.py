@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qmdctl.errors import ConfigurationError
+from qmdctl.redaction.names import secret_name
 
 KEY = re.compile(r"^(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)$")
 PLAIN = re.compile(r"^[A-Za-z0-9_./:@%+,=~^-]*$")
-SECRET_KEY = re.compile(r"(TOKEN|KEYS?|SECRET|PASSWORD)$", re.IGNORECASE)  # a key that ends in _FILE holds a path
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -130,8 +130,8 @@ def refused(path: Path, error: OSError, what: str) -> ConfigurationError:
 
 
 def shown(key: str, value: str) -> str:
-    """The value as it may be printed: not that of a key that looks like a secret."""
-    return "…" if value and SECRET_KEY.search(key) else value
+    """The value as it may be printed: not that of a key that looks like a secret; one that ends in _FILE holds a path."""
+    return "…" if value and secret_name(key) else value
 
 
 def parse(text: str, name: str = ".env") -> EnvFile:

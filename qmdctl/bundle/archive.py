@@ -16,7 +16,7 @@ from typing import BinaryIO
 from qmdctl.bundle.parts import Collected
 from qmdctl.env_file import refused
 from qmdctl.errors import ConfigurationError
-from qmdctl.redaction import Redactor
+from qmdctl.redaction.known import Redactor
 
 MANIFEST = "manifest.txt"
 

@@ -15,8 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from qmdctl.compose_files import references
-from qmdctl.native.redaction import OPTION
-from qmdctl.redaction import secret_name
+from qmdctl.redaction.names import secret_name, secret_option
 
 LARGEST, LINES = 1 << 20, 5000  # bytes and lines of a key file
 SETTING = re.compile(r"^[ \t]*(?:#[ \t]*)?(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*(.*)$", re.MULTILINE)
@@ -190,8 +189,8 @@ def _options(words: Iterable[str]) -> Iterator[str]:
     for word in words:
         if word.startswith("--"):
             name, equals, value = word.partition("=")
-            taking = bool(OPTION.fullmatch(name)) and not equals
-            if OPTION.fullmatch(name) and equals:
+            taking = secret_option(name) and not equals
+            if secret_option(name) and equals:
                 yield value
         elif taking:
             yield word

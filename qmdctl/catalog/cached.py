@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qmdctl.catalog.inside import Inside
 from qmdctl.errors import QmdError
+from qmdctl.inside import Inside
 from qmdctl.lock import FOLDER
 from qmdctl.models.known import KNOWN, read_config
 

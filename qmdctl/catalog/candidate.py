@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qmdctl.catalog.inside import Inside
 from qmdctl.catalog.roles import Wanted
 from qmdctl.errors import ConfigurationError, MissingError, QmdError
+from qmdctl.inside import Inside
 from qmdctl.terminal import human_bytes
 
 # Codes of the embed service's ModelError → what they are to a user of qmdctl.

@@ -10,7 +10,6 @@ from typing import Any
 
 from qmdctl.catalog.cached import Cache, Need, history_needs, read_cache
 from qmdctl.catalog.fits import Memory
-from qmdctl.catalog.inside import Inside, OneOff, Running
 from qmdctl.catalog.roles import ROLES, Role, configured
 from qmdctl.catalog.served import Served, control_status, given, look_served
 from qmdctl.catalog.switch import ControlSwitch, Models, Recreate
@@ -18,6 +17,7 @@ from qmdctl.compose import Compose
 from qmdctl.engine import Container, Engine
 from qmdctl.errors import QmdError
 from qmdctl.hardware import find_hardware
+from qmdctl.inside import Inside, OneOff, Running
 from qmdctl.probes import Broken, Locked, Probe
 from qmdctl.settings import Settings, load_settings
 from qmdctl.startup.display import make_display

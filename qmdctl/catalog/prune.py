@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qmdctl.catalog.cached import Cache, Cached, Incomplete, Need, why_kept
-from qmdctl.catalog.inside import Inside
 from qmdctl.errors import ConfigurationError, QmdError
+from qmdctl.inside import Inside
 from qmdctl.terminal import human_bytes, table
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from qmdctl.catalog.inside import Inside, Running
 from qmdctl.catalog.roles import ROLES, Role, configured
 from qmdctl.compose import Compose
 from qmdctl.engine import Container
 from qmdctl.errors import QmdError
 from qmdctl.exchange import exchange
+from qmdctl.inside import Inside, Running
 from qmdctl.settings import Settings
 
 SECONDS = 5.0

@@ -8,9 +8,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from qmdctl.catalog.inside import ATTENDED, Inside
 from qmdctl.catalog.roles import Role
 from qmdctl.errors import InterruptedByUser, QmdError
+from qmdctl.inside import ATTENDED, Inside
 from qmdctl.startup.phases import WORDS
 from qmdctl.terminal import Terminal, human_bytes
 

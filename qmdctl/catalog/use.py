@@ -11,11 +11,11 @@ from qmdctl import env_file
 from qmdctl.catalog.candidate import Candidate, inspect
 from qmdctl.catalog.consequences import Consequences, consequences
 from qmdctl.catalog.fits import Memory
-from qmdctl.catalog.inside import Inside
 from qmdctl.catalog.roles import ROLES, Role, Wanted, writable
 from qmdctl.catalog.served import Served
 from qmdctl.catalog.switch import Models, uninterrupted
 from qmdctl.errors import ConfigurationError, MissingError, QmdError
+from qmdctl.inside import Inside
 from qmdctl.pulling.progress import Progress
 from qmdctl.pulling.weights import follow
 from qmdctl.settings import Settings

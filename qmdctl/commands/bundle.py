@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from qmdctl.bundle.parts import Collected, Part
     from qmdctl.project import Project
-    from qmdctl.redaction import Redactor
+    from qmdctl.redaction.known import Redactor
     from qmdctl.terminal import Terminal
 
 KEPT = "host, container and model names, folders outside your home, addresses of this machine and its own two names on the tailnet"
@@ -36,7 +36,7 @@ def bundle(
     from qmdctl.bundle.archive import write_archive
     from qmdctl.bundle.secrets import Secrets
     from qmdctl.errors import InterruptedByUser
-    from qmdctl.redaction import Redactor
+    from qmdctl.redaction.known import Redactor
 
     call = invocation(context)
     terminal = call.output(json_output)

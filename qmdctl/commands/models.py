@@ -188,8 +188,8 @@ def read_cache_if_there(machine: StackMachine, settings: Settings) -> Cache | No
 @contextlib.contextmanager
 def interruptible(machine: StackMachine, message: str) -> Any:
     """Ctrl-C ends the container that was asked, and says what it means."""
-    from qmdctl.catalog.inside import OneOff
     from qmdctl.errors import InterruptedByUser
+    from qmdctl.inside import OneOff
 
     try:
         yield
@@ -199,9 +199,9 @@ def interruptible(machine: StackMachine, message: str) -> Any:
 
 
 def fetch(change: Change, machine: StackMachine, terminal: Terminal, again: str) -> None:
-    from qmdctl.catalog.inside import OneOff
     from qmdctl.catalog.use import prefetch
     from qmdctl.errors import InterruptedByUser
+    from qmdctl.inside import OneOff
     from qmdctl.pulling.progress import Progress
 
     try:

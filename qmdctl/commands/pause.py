@@ -34,6 +34,7 @@ def pause(
     from qmdctl.control import control
     from qmdctl.engine import Engine
     from qmdctl.errors import InterruptedByUser
+    from qmdctl.inside import Running
     from qmdctl.lock import exclusive
     from qmdctl.terminal import human_bytes
 
@@ -42,7 +43,7 @@ def pause(
     limit = ["--timeout", f"{parse_seconds(timeout):g}"] if timeout is not None else []
     settings = call.settings(need_env=False)
     services = loading_services(call, settings, service)
-    engine = Engine.connect()
+    engine, compose = Engine.connect(), call.compose(settings)
     there = engine.containers(settings.name)
     before = free_bytes(engine.host, settings)
 
@@ -52,9 +53,9 @@ def pause(
     with exclusive(settings.project.folder, "pause"):
         try:
             if "embed" in services and there["embed"].running:
-                control(there["embed"], terminal, "pause", *limit, on_line=draining)
+                control(Running(compose), "pause", *limit, on_line=draining)
             if "vllm" in services and _stoppable(there["vllm"]):
-                call.compose(settings).run("--profile", "*", "stop", "vllm")
+                compose.run("--profile", "*", "stop", "vllm")
         except KeyboardInterrupt:
             raise InterruptedByUser("Interrupted. What was not paused yet goes on serving.", "qmdctl status") from None
     after = free_bytes(engine.host, settings)

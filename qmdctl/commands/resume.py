@@ -14,7 +14,8 @@ from qmdctl.commands.pause import PausedArgument, loading_services
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from qmdctl.engine import Container, Engine
+    from qmdctl.engine import Engine
+    from qmdctl.inside import Inside
     from qmdctl.settings import Settings
     from qmdctl.startup.display import LiveDisplay, PlainDisplay
     from qmdctl.terminal import Terminal
@@ -35,6 +36,7 @@ def resume(
     from qmdctl.commands.up import parse_seconds
     from qmdctl.engine import Engine
     from qmdctl.errors import InterruptedByUser
+    from qmdctl.inside import Running
     from qmdctl.lock import exclusive
     from qmdctl.startup.display import make_display
     from qmdctl.startup.estimate import make_estimate
@@ -56,12 +58,12 @@ def resume(
                 loads = "embed" in services and "embed" not in stopped
                 try:
                     if loads and stopped:  # vLLM waits for an embed that loads, not for one that is paused
-                        begin_loading(there["embed"], terminal)
+                        begin_loading(Running(compose))
                 finally:
                     if stopped:
                         compose.run("--profile", "*", "start", *stopped)
                 if loads:
-                    load_embed(there["embed"], terminal, display, limit)
+                    load_embed(Running(compose), display, limit)
                 _watch(engine, settings, services, display, began, again, limit, time.monotonic() - clock)
         except KeyboardInterrupt:
             raise InterruptedByUser("Interrupted. What loads goes on loading.", f"{again} (waits again); qmdctl status") from None
@@ -72,16 +74,16 @@ def resume(
     )
 
 
-def begin_loading(container: Container, terminal: Terminal) -> None:
+def begin_loading(embed: Inside) -> None:
     """Have embed begin to load its models, and do not wait for them."""
     from qmdctl.control import control
     from qmdctl.errors import WaitTimeoutError
 
     with contextlib.suppress(WaitTimeoutError):  # what loads goes on
-        control(container, terminal, "resume", "--timeout", "1")
+        control(embed, "resume", "--timeout", "1")
 
 
-def load_embed(container: Container, terminal: Terminal, display: PlainDisplay | LiveDisplay, limit: float | None) -> None:
+def load_embed(embed: Inside, display: PlainDisplay | LiveDisplay, limit: float | None) -> None:
     """Until embed's models answer; done at once where they do."""
     from qmdctl.control import control, phase_of_line
     from qmdctl.startup.estimate import Progress
@@ -95,7 +97,7 @@ def load_embed(container: Container, terminal: Terminal, display: PlainDisplay |
         name, since = phase.name, since if phase.name == name else now
         display.show({"embed": Progress(phase, now - since)}, now - began)
 
-    control(container, terminal, "resume", *(["--timeout", f"{limit:g}"] if limit is not None else []), on_line=show)
+    control(embed, "resume", *(["--timeout", f"{limit:g}"] if limit is not None else []), on_line=show)
 
 
 def _watch(
@@ -116,10 +118,12 @@ def _watch(
 
 def resume_paused(engine: Engine, settings: Settings, terminal: Terminal, services: list[str]) -> None:
     """For `up`, which means that the stack is to serve: an embed that was paused begins to load. Its start is watched as any other."""
+    from qmdctl.compose import Compose
     from qmdctl.control import as_of_now
+    from qmdctl.inside import Running
 
     container = engine.containers(settings.name).get("embed")
     if container is None or "embed" not in services or as_of_now(engine, container).probe.get("status") != "paused":
         return
     terminal.note("embed was paused: its models are loaded again.", "dim")
-    begin_loading(container, terminal)
+    begin_loading(Running(Compose(settings, terminal)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qmdctl.engine import PROJECT_LABEL, SERVICE_LABEL, Engine, answering
-from qmdctl.native import redaction
+from qmdctl.redaction import command_lines
 
 NAMES = ("qmd-embed", "qmd-vllm")
 FOLDER_LABEL = "com.docker.compose.project.working_dir"
@@ -50,7 +50,7 @@ class NativeContainer:
             "container": self.name,
             "id": self.id[:12],
             "image": self.image,
-            "command": redaction.command(self.command),
+            "command": command_lines.command(self.command),
             "state": self.state,
             "restart": self.restart,
             "ports": {inside: f"{address}:{port}" for inside, (address, port) in self.ports.items()},

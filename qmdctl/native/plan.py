@@ -10,13 +10,13 @@ from qmdctl import env_file
 from qmdctl.engine import Engine
 from qmdctl.env_file import EnvFile
 from qmdctl.errors import ConfigurationError
-from qmdctl.native import redaction
 from qmdctl.native.containers import NativeContainer, inspected
 from qmdctl.native.found import Found
 from qmdctl.native.steps import Step, container_step, env_step, serve_step, service_step, unit_step
 from qmdctl.native.values import Value, Values
 from qmdctl.project import Project
 from qmdctl.proposal import Proposal
+from qmdctl.redaction import command_lines
 
 TAILNET_KEYS = ("TAILNET_SERVICE", "EMBED_HOSTNAME", "VLLM_HOSTNAME", "TS_TAGS")
 # A kept value of these means another vector for the same text.
@@ -38,7 +38,7 @@ class Plan:
         return {
             "steps": [{"number": number, **step.payload()} for number, step in enumerate(self.steps, 1)],
             "values": [value.payload() for value in self.values],
-            "kept": [{**value.payload(), "in_env": redaction.value(value.key, there)} for value, there in self.kept],
+            "kept": [{**value.payload(), "in_env": command_lines.value(value.key, there)} for value, there in self.kept],
             "notes": self.notes,
             "owner": self.owner,
             "problems": [problem.payload() for problem in self.problems],
@@ -50,9 +50,9 @@ class Plan:
             yield f"  {number}. {step.title}"
             yield from (f"       $ {command}" for command in step.shown())
             if step.kind == "env":
-                width = max((len(value.key) + len(redaction.value(value.key, value.value)) for value in self.values), default=0) + 1
+                width = max((len(value.key) + len(command_lines.value(value.key, value.value)) for value in self.values), default=0) + 1
                 for value in self.values:
-                    yield f"       {f'{value.key}={redaction.value(value.key, value.value)}'.ljust(width)}  # {value.origin}"
+                    yield f"       {f'{value.key}={command_lines.value(value.key, value.value)}'.ljust(width)}  # {value.origin}"
         if self.kept:
             yield "Kept as .env has it (--overwrite takes what was found):"
             yield from self.kept_lines()
@@ -66,8 +66,8 @@ class Plan:
 
     def kept_lines(self) -> Iterator[str]:
         for value, there in self.kept:
-            shown = redaction.value(value.key, value.value)
-            yield f"  - {value.key}={redaction.value(value.key, there)}; found: {shown} ({value.origin})"
+            shown = command_lines.value(value.key, value.value)
+            yield f"  - {value.key}={command_lines.value(value.key, there)}; found: {shown} ({value.origin})"
 
 
 def env_text(

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qmdctl.errors import MissingError
-from qmdctl.native import redaction
 from qmdctl.process import Completed, run
+from qmdctl.redaction import command_lines
 
 Run = Callable[..., Completed]
 NAMES = ("qmd-embed", "qmd-vllm")
@@ -83,7 +83,7 @@ class Unit:
             "state": self.state,
             "path": self.path,
             "user": self.user,
-            "command": redaction.command(self.command),
+            "command": command_lines.command(self.command),
         }
 
 

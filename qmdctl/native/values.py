@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from qmdctl import env_file
 from qmdctl.errors import ConfigurationError
-from qmdctl.native import redaction
 from qmdctl.native.found import Found
 from qmdctl.native.units import Unit
+from qmdctl.redaction import command_lines
 from qmdctl.terminal import human_bytes
 
 # Variables of the seed's program that the stack knows by the same name.
@@ -27,7 +27,7 @@ class Value:
     origin: str
 
     def payload(self) -> dict[str, str]:
-        return {"key": self.key, "value": redaction.value(self.key, self.value), "origin": self.origin}
+        return {"key": self.key, "value": command_lines.value(self.key, self.value), "origin": self.origin}
 
 
 @dataclass

@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from qmdctl.native import redaction
+from qmdctl.redaction import command_lines
+from qmdctl.redaction.names import secret_option
 
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 KEYS = {
@@ -72,7 +73,7 @@ def translate(command: Sequence[str]) -> Serving:
             if number:
                 values[KEYS[name]] = number
             else:
-                left.append(redaction.command([name, *given]))
+                left.append(command_lines.command([name, *given]))
         elif name in ("--kv-cache-memory-bytes", "--kv-cache-memory") and whole(value):
             values["VLLM_KV_CACHE_GB"] = f"{int(whole(value)) / GIGABYTE:g}"
         elif name == "--enforce-eager":
@@ -80,9 +81,9 @@ def translate(command: Sequence[str]) -> Serving:
         elif name in CARRIED:
             extra += [name, *given]
         elif name == EXTRA:
-            left.append(redaction.command(given))
+            left.append(command_lines.command(given))
         elif name != "--served-model-name" and name not in OWN:
-            left.append(name if redaction.OPTION.fullmatch(name) else redaction.command([name, *given]))
+            left.append(name if secret_option(name) else command_lines.command([name, *given]))
     if "VLLM_GPU_MEMORY_UTILIZATION" in values and "VLLM_KV_CACHE_GB" not in values:
         values["VLLM_KV_CACHE_GB"] = "auto"  # as there: what the fraction leaves beside the weights
     names = tuple(name for option, given in options if option == "--served-model-name" for name in given)

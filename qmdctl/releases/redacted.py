@@ -8,19 +8,14 @@ from typing import Any
 from qmdctl import env_file
 from qmdctl.env_file import EnvFile
 from qmdctl.errors import ConfigurationError
-from qmdctl.native import redaction
-from qmdctl.redaction import secret_name
+from qmdctl.redaction import command_lines
 
 COMMENTED = re.compile(r"^#[ \t]?([A-Za-z_][A-Za-z0-9_]*)=(.*)$")
 
 
 def secret(key: str, value: str) -> bool:
     """Whether the value may not be kept: its key says so, or it holds a token, a key's option or a URL's user."""
-    return _kept(key, value) != value
-
-
-def _kept(key: str, value: str) -> str:
-    return "…" if value and secret_name(key) else redaction.value(key, value)
+    return command_lines.value(key, value) != value
 
 
 def env_text(env: EnvFile) -> tuple[str, list[str]]:
@@ -35,7 +30,7 @@ def env_text(env: EnvFile) -> tuple[str, list[str]]:
         elif commented := COMMENTED.match(line):
             lines.append(f"# {commented[1]}=…" if secret(commented[1], commented[2]) else line)
         else:
-            lines.append(redaction.text(line))
+            lines.append(command_lines.text(line))
     return "".join(f"{line}\n" for line in lines), secrets
 
 
@@ -44,7 +39,7 @@ def _assigned(line: str, key: str, value: str) -> str:
     try:
         return f"{key}={env_file.quote(value)}"
     except ConfigurationError:  # a backslash outside quotes is read, and not written
-        return redaction.text(line)
+        return command_lines.text(line)
 
 
 def compose_text(text: str) -> str:
@@ -62,10 +57,10 @@ def _clean(key: str, node: Any) -> Any:
     if isinstance(node, list):
         if key == "environment":
             return [_assignment(str(one)) for one in node]
-        return redaction.redacted(node) if node and all(isinstance(one, str) for one in node) else [_clean(key, one) for one in node]
-    return _kept(key, node) if isinstance(node, str) else node
+        return command_lines.redacted(node) if node and all(isinstance(one, str) for one in node) else [_clean(key, one) for one in node]
+    return command_lines.value(key, node) if isinstance(node, str) else node
 
 
 def _assignment(text: str) -> str:
     name, equals, value = text.partition("=")
-    return f"{name}{equals}{_kept(name, value)}"
+    return f"{name}{equals}{command_lines.value(name, value)}"

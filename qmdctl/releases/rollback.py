@@ -15,7 +15,7 @@ from qmdctl.engine import Container, Engine
 from qmdctl.env_file import EnvFile
 from qmdctl.errors import ConfigurationError, MissingError, QmdError
 from qmdctl.models.known import is_folder
-from qmdctl.native import redaction
+from qmdctl.redaction import command_lines
 from qmdctl.releases import images, redacted, renames
 from qmdctl.releases.checkout import Checkout, Target
 from qmdctl.releases.journal import Step
@@ -136,7 +136,7 @@ def make_plan(
     plan.lines += [f"pulled again by its digest: {digest}" for digest in plan.pulls]
     # A key may be restored and then pinned: what .env has in the end is told.
     plan.lines += [
-        f".env: {key}={redaction.value(key, env.values[key])}" if key in env.values else f".env: {key} is not set any more"
+        f".env: {key}={command_lines.value(key, env.values[key])}" if key in env.values else f".env: {key} is not set any more"
         for key in dict.fromkeys(changed)
     ]
     if record.release.dirty:

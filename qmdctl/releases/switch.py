@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from qmdctl import env_file
-from qmdctl.catalog.inside import Running
 from qmdctl.catalog.roles import ROLES, configured
 from qmdctl.catalog.served import given, is_switched, look_served
 from qmdctl.compose import Compose
 from qmdctl.engine import Container, Engine
 from qmdctl.errors import ConfigurationError, QmdError
+from qmdctl.inside import Running
 from qmdctl.project import Project
 from qmdctl.releases import changes, child, images
 from qmdctl.releases.apply import WentBack, apply

@@ -12,13 +12,13 @@ import httpx
 
 from qmdctl.catalog.cached import read_cache
 from qmdctl.catalog.fits import Memory
-from qmdctl.catalog.inside import Inside, Lines, json_lines
 from qmdctl.catalog.roles import Role
 from qmdctl.catalog.served import Served, look_served
 from qmdctl.catalog.switch import ControlSwitch, Models
 from qmdctl.engine import Container
 from qmdctl.errors import QmdError
 from qmdctl.hardware import Hardware
+from qmdctl.inside import Inside, Lines, json_lines
 from qmdctl.probes import Broken, Probe
 from qmdctl.settings import Settings, load_settings
 from qmdctl.terminal import Terminal

@@ -16,7 +16,7 @@ from qmdctl.bundle.archive import safe_name, write_archive
 from qmdctl.bundle.parts import PART_BYTES, Collected, Failed, Part, collect, command, file
 from qmdctl.bundle.stack import shortened
 from qmdctl.errors import ConfigurationError
-from qmdctl.redaction import Redactor
+from qmdctl.redaction.known import Redactor
 from tests.qmdctl.leaks import contents
 
 SECRET = "the-secret-of-it"

@@ -15,12 +15,12 @@ from qmdctl.errors import MissingError
 from qmdctl.native.containers import ours
 from qmdctl.native.containers import parse as parse_container
 from qmdctl.native.found import ask, program_default
-from qmdctl.native.redaction import command, redacted, value
 from qmdctl.native.tailscale import entries, find_serving, leads_to
 from qmdctl.native.units import Manager, environment_file, find_units, parse
 from qmdctl.native.vllm_options import translate
 from qmdctl.native.weights import cache_folder, find_caches
 from qmdctl.process import Completed
+from qmdctl.redaction.command_lines import command, redacted, value
 from tests.support.native import Native, service
 
 # As systemd 252 prints it; the command line of a unit has no quotes there.

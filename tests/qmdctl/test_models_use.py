@@ -18,11 +18,11 @@ import httpx
 import pytest
 
 from qmdctl.catalog.candidate import inspect
-from qmdctl.catalog.inside import Lines
 from qmdctl.catalog.roles import ROLES, parse
 from qmdctl.catalog.switch import ControlSwitch, SwitchFailed
 from qmdctl.catalog.use import Change, carry_out, describe, look, prefetch
 from qmdctl.errors import ConfigurationError, InterruptedByUser, MissingError, QmdError
+from qmdctl.inside import Lines
 from qmdctl.pulling.progress import Progress
 from qmdctl.settings import load_settings
 from tests.hub.conftest import fake_disk
@@ -254,7 +254,7 @@ def test_ctrl_c_while_the_new_model_is_proven_brings_the_old_one_back_even_when_
     pressed = []
 
     def press_again(text: str) -> None:
-        if "Going back" in text or (pressed and text.strip() == "loading weights"):
+        if "Going back" in text or (len(pressed) == 1 and text.strip() in ("starting", "loading weights")):
             pressed.append(text)
             signal.raise_signal(signal.SIGINT)
 

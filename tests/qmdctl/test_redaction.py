@@ -14,7 +14,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmdctl.redaction import COMMON, MARK, Redactor, secret_name, shapes_hidden
+from qmdctl.redaction.known import COMMON, Redactor
+from qmdctl.redaction.names import secret_name
+from qmdctl.redaction.shapes import MARK, shapes_hidden
 from tests.qmdctl.leaks import leaks
 
 GONE = [

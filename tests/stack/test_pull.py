@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from safetensors.numpy import save_file
 
 from tests.stack.conftest import SecondEngine
 from tests.support.hub import FakeHub
-from tests.support.qmdctl_cli import Ran, docker
+from tests.support.qmdctl_cli import DockerError, Ran, docker
 from tests.support.registry import Registry
 from tests.support.service import minilm_path, poll
 from tests.support.stack_images import BASE_IMAGE, EMBED_IMAGE, embed_image, need_engine
@@ -134,7 +133,7 @@ def in_models() -> int:
         return 0  # `docker run` would make one, which Compose does not know
     try:
         return int(in_volume("du", "-sb", "/models").split()[0])
-    except subprocess.CalledProcessError:
+    except DockerError:
         return 0
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from qmdctl import api_keys
-from tests.support.qmdctl_cli import DOCKER_HOST, Qmdctl, Ran, docker
+from tests.support.qmdctl_cli import DOCKER_HOST, DockerError, Qmdctl, Ran, docker
 from tests.support.require import require
 from tests.support.service import free_port, poll
 
@@ -358,12 +358,12 @@ def test_health_with_keys(stack: Qmdctl) -> None:
 def _pid(name: str) -> int:
     try:
         return int(docker("inspect", "--format", "{{.State.Pid}}", name))
-    except subprocess.CalledProcessError:
+    except DockerError:
         return 0
 
 
 def _probe(name: str) -> bytes:
     try:
         return docker("exec", name, "cat", "/tmp/state.json").encode()
-    except subprocess.CalledProcessError:
+    except DockerError:
         return b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -78,9 +79,15 @@ class Qmdctl:
         path.write_text("".join(f"{line}\n" for line in [*lines, *(f"{key}='{value}'" for key, value in values.items())]))
 
 
+class DockerError(RuntimeError):
+    """What docker said, where it failed."""
+
+
 def docker(*arguments: str) -> str:
-    """The docker command on the tests' engine; its output."""
-    done = subprocess.run(["docker", "--host", DOCKER_HOST, *arguments], capture_output=True, text=True, check=True, timeout=120)
+    """The docker command on the tests' engine; its output. DockerError where it fails."""
+    done = subprocess.run(["docker", "--host", DOCKER_HOST, *arguments], capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode:
+        raise DockerError(f"docker {shlex.join(arguments)} ended with status {done.returncode}: {done.stderr}{done.stdout}")
     return done.stdout.strip()
 
 

@@ -1,4 +1,4 @@
-"""What is read from units and containers may hold secrets; this is how it may be shown."""
+"""Command lines and values of .env as they may be shown and recorded: what is a secret in them becomes …, and all else stays as it is."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import re
 import shlex
 from collections.abc import Iterable
 
-from qmdctl import env_file
+from qmdctl.redaction.names import NAME, OPTION, secret_name, secret_option
+from qmdctl.redaction.shapes import TOKENS
 
-# --api-key, --hf-token, --ssl-key-password; not --tokenizer or --max-num-batched-tokens.
-OPTION = re.compile(r"--(?:[\w-]*[-_])?(?:key|token|secret|password)")
-ASSIGNED = re.compile(r"((?:-e|--env=)?\w*(?:TOKEN|KEY|SECRET|PASSWORD)\w*=).", re.IGNORECASE)
-VARIABLE = re.compile(r"((?:-e|--env=)?\b\w*(?:TOKEN|KEY|SECRET|PASSWORD)\w*=)(?:'[^']*'|\"[^\"]*\"|\S+)", re.IGNORECASE)
+# NAME, -eNAME and --env=NAME
+ASSIGNED = re.compile(rf"((?:--env=)?{NAME}=).", re.IGNORECASE)
+VARIABLE = re.compile(rf"((?<![\w.-]){NAME}=)(?:'[^']*'|\"[^\"]*\"|\S+)", re.IGNORECASE)
 USER = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s'\"]*@", re.IGNORECASE)
-TOKEN = re.compile(r"\bhf_\w{8,}")
 # In a shell's text all words up to the next option: --api-key takes several.
-IN_TEXT = re.compile(rf"({OPTION.pattern})(?:=|\s+)(?:'[^']*'|\"[^\"]*\"|\S+)(?:\s+(?![-&|;])\S+)*")
+IN_TEXT = re.compile(rf"({OPTION})(?:=|\s+)(?:'[^']*'|\"[^\"]*\"|\S+)(?:\s+(?![-&|;])\S+)*")
 
 
 def redacted(words: Iterable[str]) -> list[str]:
@@ -29,7 +28,7 @@ def redacted(words: Iterable[str]) -> list[str]:
             continue
         before = shown[-1] if shown else ""
         name, equals, _ = word.partition("=")
-        known = bool(OPTION.fullmatch(name))
+        known = secret_option(name)
         secret = first = known and not equals
         if known and equals:
             shown.append(f"{name}=…")
@@ -42,7 +41,7 @@ def redacted(words: Iterable[str]) -> list[str]:
 
 def text(value: str) -> str:
     """The same for text that is not split into words."""
-    for pattern, replacement in ((IN_TEXT, r"\1 …"), (VARIABLE, r"\1…"), (USER, r"\1…@"), (TOKEN, "…")):
+    for pattern, replacement in ((IN_TEXT, r"\1 …"), (VARIABLE, r"\1…"), (USER, r"\1…@"), (TOKENS, "…")):
         value = pattern.sub(replacement, value)
     return value
 
@@ -52,6 +51,6 @@ def command(words: Iterable[str]) -> str:
     return shlex.join(redacted(words))
 
 
-def value(key: str, there: str) -> str:
-    """A value of .env as it may be shown."""
-    return text(env_file.shown(key, there))
+def value(name: str, there: str) -> str:
+    """A variable's value as it may be shown."""
+    return "…" if there and secret_name(name) else text(there)

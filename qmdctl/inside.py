@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from qmdctl.compose import Compose
 from qmdctl.engine import Engine, answering
-from qmdctl.errors import MissingError, QmdError
+from qmdctl.errors import MissingError
 from qmdctl.process import ProcessError, stream
 
 CONTAINER = f"qmd-models-{os.getpid()}"
@@ -20,7 +20,7 @@ ATTENDED = "--attended"  # of a command that is undone when its stdin is closed
 USAGE = 2  # argparse's status for a command that it does not know, and the service's for a setting that cannot be used
 
 
-class Unknown(QmdError):
+class Unknown(MissingError):
     """The image has no such command."""
 
 
