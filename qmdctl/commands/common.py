@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,8 @@ ServiceArgument = Annotated[
     list[str] | None, typer.Argument(metavar="SERVICE", help="embed, vllm, ts-embed, ts-vllm, prometheus, …; none named: all.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 @dataclass
@@ -101,6 +104,16 @@ def agree(terminal: Terminal, question: str, refusal: str, fix: str, otherwise: 
         agreed = False
     if not agreed:
         raise InterruptedByUser(otherwise)
+
+
+def parse_seconds(timeout: str) -> float:
+    """90, 90s, 30m, 2h. ConfigurationError for anything else."""
+    from qmdctl.errors import ConfigurationError
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", timeout.strip().lower())
+    if not match or not float(match.group(1)):
+        raise ConfigurationError(f"--timeout {timeout!r} is not a time", "write seconds (90), minutes (30m) or hours (2h)")
+    return float(match.group(1)) * UNITS[match.group(2)]
 
 
 def mode_flags(cpu: bool, gpu: bool) -> dict[str, str] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmdctl.commands.common import JsonOption, agree, invocation
+from qmdctl.commands.common import JsonOption, agree, invocation, parse_seconds
 
 if TYPE_CHECKING:
     from qmdctl.catalog.cached import Cache
@@ -77,7 +77,6 @@ def use(
     """
     from qmdctl.catalog import use as change_of
     from qmdctl.catalog.roles import parse
-    from qmdctl.commands.up import parse_seconds
     from qmdctl.lock import exclusive
     from qmdctl.releases.snapshot import record_start
 

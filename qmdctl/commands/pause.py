@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmdctl.commands.common import Invocation, JsonOption, invocation
+from qmdctl.commands.common import Invocation, JsonOption, invocation, parse_seconds
 
 if TYPE_CHECKING:
     from qmdctl.engine import Container
@@ -30,7 +30,6 @@ def pause(
     embed keeps its port, lets requests wait a moment and then answers 503; vLLM's container is stopped. `qmdctl resume` loads the models
     again. A restart of the machine ends the pause of embed, not that of vLLM.
     """
-    from qmdctl.commands.up import parse_seconds
     from qmdctl.control import control
     from qmdctl.engine import Engine
     from qmdctl.errors import InterruptedByUser

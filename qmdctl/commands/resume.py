@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmdctl.commands.common import JsonOption, invocation
+from qmdctl.commands.common import JsonOption, invocation, parse_seconds
 from qmdctl.commands.pause import PausedArgument, loading_services
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ def resume(
     """
     from datetime import UTC, datetime
 
-    from qmdctl.commands.up import parse_seconds
     from qmdctl.engine import Engine
     from qmdctl.errors import InterruptedByUser
     from qmdctl.inside import Running

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmdctl.commands.common import JsonOption, ServiceArgument, invocation, mode_flags
+from qmdctl.commands.common import JsonOption, ServiceArgument, invocation, mode_flags, parse_seconds
 
 if TYPE_CHECKING:
     from qmdctl.compose import Compose
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from qmdctl.state import State
     from qmdctl.terminal import Terminal
 
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 GOES_ON = "(watches again), qmdctl status, or qmdctl down (stops it)"
 
 
@@ -265,16 +263,6 @@ def check_machine(settings: Settings, terminal: Terminal, services: list[str]) -
         first, *more = failures
         why = f": {first.why}" if first.why else ""
         raise kind(f"{first.what}{why}", first.fix, "\n".join(map(as_line, more)))
-
-
-def parse_seconds(text: str) -> float:
-    """90, 90s, 30m, 2h. ConfigurationError for anything else."""
-    from qmdctl.errors import ConfigurationError
-
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
-    if not match or not float(match.group(1)):
-        raise ConfigurationError(f"--timeout {text!r} is not a time", "write seconds (90), minutes (30m) or hours (2h)")
-    return float(match.group(1)) * UNITS[match.group(2)]
 
 
 def _result(status: str, services: list[dict[str, Any]]) -> dict[str, Any]:
