@@ -61,6 +61,12 @@ def service_profiles(files: list[Path]) -> dict[str, list[str]]:
     return merged
 
 
+def volume_names(files: list[Path]) -> list[str]:
+    """The volumes that the files declare and Compose names after the project."""
+    declared = {name: fields or {} for document in map(load, files) for name, fields in (document.get("volumes") or {}).items()}
+    return [name for name, fields in declared.items() if not fields.get("external") and not fields.get("name")]
+
+
 def references(text: str) -> list[tuple[str, str]]:
     """The (variable, default) pairs in a string of a compose file, nested ones after; a default may hold references itself."""
     found: list[tuple[str, str]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -126,11 +126,15 @@ class Engine:
                 return False
         return True
 
-    def volumes(self, project: str) -> dict[str, str]:
-        """The stack's volumes: name in the compose file → name on the engine."""
+    def volumes(self, project: str, declared: Iterable[str]) -> dict[str, str]:
+        """The stack's volumes: name in the compose file → name on the engine.
+
+        By Compose's labels, and by the names that the compose files declare: a restored volume was made by `docker run`, without labels.
+        """
+        named = {name: f"{project}_{name}" for name in declared if self.has_volume(f"{project}_{name}")}
         with answering():
             found = self.client.volumes.list(filters={"label": f"{PROJECT_LABEL}={project}"})
-            return {(one.attrs.get("Labels") or {}).get(VOLUME_LABEL, one.name): one.name for one in found}
+            return named | {(one.attrs.get("Labels") or {}).get(VOLUME_LABEL, one.name): one.name for one in found}
 
     def execute(self, container: Container, command: list[str]) -> str:
         """What a short command in the running container prints on stdout; empty where the container has ended.

@@ -102,14 +102,18 @@ class Probe:
     def health(self) -> str:
         answer = self._send("GET", "/health")
         told = json_path(json_or_none(answer), "status")
-        if answer.status_code == 200 and told == "idle":
-            self.timeout_seconds = max(self.timeout_seconds, WAKING_SECONDS)
-            return "200: idle, the next request loads the models"
         if answer.status_code == 200:
-            return "200"
+            return self.answered(json_or_none(answer))
         if told == "paused":
             raise Broken("it is paused: its models were unloaded to free the device", self.fix(f"qmdctl resume {self.service}"))
         raise Broken(f"/health says {answer.status_code}{state_of(answer)}", self.fix(f"qmdctl status; qmdctl logs {self.service}"))
+
+    def answered(self, body: Any) -> str:
+        """What a /health that answered says. After idleness the next request is given the time that loading the models takes."""
+        if json_path(body, "status") != "idle":
+            return "200"
+        self.timeout_seconds = max(self.timeout_seconds, WAKING_SECONDS)
+        return "200: idle, the next request loads the models"
 
     def lock(self) -> str:
         """That a request without a key and without a capability is refused; this probe has no key."""

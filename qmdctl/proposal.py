@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from qmdctl.env_file import EnvFile
@@ -19,12 +20,17 @@ from qmdctl.terminal import human_bytes, table
 CPU_FILES = "compose.yaml:compose.cpu.yaml"
 GPU_FILES = "compose.yaml"
 VLLM_URL = "http://vllm:8000"
-MODEL_KEYS = ("EMBED_MODEL", "RERANK_MODEL", "VLLM_MODEL")
+REVISION_OF = {"EMBED_MODEL": "EMBED_REVISION", "RERANK_MODEL": "RERANK_REVISION", "VLLM_MODEL": "VLLM_REVISION"}
+MODEL_KEYS = tuple(REVISION_OF)
+GPU_KEYS = ("EMBED_GPU", "VLLM_GPU")
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """`values` go into .env; keys of `cleared` belong to another preset and are commented out. `budget` is None where it is not known."""
+    """`values` go into .env; keys of `cleared` belong to another preset, model or machine and are commented out.
+
+    `budget` is None where it is not known.
+    """
 
     preset: Preset
     cpu: bool
@@ -78,9 +84,18 @@ class Proposal:
 
 
 def propose(
-    hardware: Hardware, preset_name: str | None, *, cpu: bool | None, chosen: Mapping[str, str], hub_cache: Path | None = None
+    hardware: Hardware,
+    preset_name: str | None,
+    *,
+    cpu: bool | None,
+    chosen: Mapping[str, str],
+    before: Mapping[str, str] = MappingProxyType({}),
+    hub_cache: Path | None = None,
 ) -> Proposal:
-    """`cpu`: None decides by the hardware. `chosen`: keys that the user gave, which win. ConfigurationError for an unknown preset."""
+    """`cpu`: None decides by the hardware. `chosen`: keys that the user gave, which win. `before`: an .env that is there.
+
+    ConfigurationError for an unknown preset.
+    """
     if cpu is None:
         cpu = preset_name == "cpu" or (preset_name is None and not hardware.gpus)
     preset = scale(find_preset(preset_name), hardware) if preset_name else load_presets()["cpu"] if cpu else choose_preset(hardware)
@@ -100,12 +115,23 @@ def propose(
         if "tailnet" in profiles:
             values["VLLM_SERVE"] = "vllm-through-embed"
     others = {"VLLM_SERVE", *(key for other in load_presets().values() for key in other.settings)}
+    others |= stale_revisions(before, values)
+    others |= {key for key in GPU_KEYS if hardware.gpus and before.get(key) and hardware.gpu(before[key]) is None}  # another machine's
     cleared = tuple(sorted(others - values.keys()))
     try:
         budget = make_budget(plan_from(values, cpu=cpu), lambda model: model_config(model, hub_cache), hardware)
     except (QmdError, ValueError) as error:
         return Proposal(preset, cpu, values, cleared, None, str(error))
     return Proposal(preset, cpu, values, cleared, budget)
+
+
+def stale_revisions(before: Mapping[str, str], values: Mapping[str, str]) -> set[str]:
+    """The keys of revisions whose model is another one in `values`: the new model has no such commit."""
+    return {
+        revision
+        for model, revision in REVISION_OF.items()
+        if before.get(revision) and values.get(model, before.get(model)) != before.get(model)
+    }
 
 
 def _placed(largest_first: list[Gpu]) -> dict[str, str]:

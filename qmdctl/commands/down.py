@@ -57,7 +57,7 @@ def down(
             terminal.note("The sidecars leave their Services first: 20 s, in which clients go to another box.", "dim")
         # Every profile: what a changed COMPOSE_PROFILES no longer names is to go as well.
         compose.run("--profile", "*", "down", "--remove-orphans")
-        removed = remove_volumes(engine, terminal, settings.name, volumes, forget)
+        removed = remove_volumes(engine, terminal, settings, volumes, forget)
     kept = "" if volumes else " Models and caches are kept; `qmdctl up` starts again."
     terminal.result(f"The stack is down.{kept}", {"status": "down", "volumes_removed": volumes, "forgotten": forget, "removed": removed})
     if forget:
@@ -85,12 +85,14 @@ def log_out(engine: Engine, compose: Compose, settings: Settings) -> list[str]:
     return left
 
 
-def remove_volumes(engine: Engine, terminal: Terminal, project: str, models: bool, logins: bool) -> list[str]:
+def remove_volumes(engine: Engine, terminal: Terminal, settings: Settings, models: bool, logins: bool) -> list[str]:
     """Those of the project: the sidecars' are their place on the tailnet, and go with --forget alone."""
+    from qmdctl.compose_files import volume_names
     from qmdctl.process import run
     from qmdctl.tailnet import SIDECARS
 
-    chosen = [name for volume, name in engine.volumes(project).items() if (logins if volume.removesuffix("-run") in SIDECARS else models)]
+    there = engine.volumes(settings.name, volume_names(settings.files))
+    chosen = [name for volume, name in there.items() if (logins if volume.removesuffix("-run") in SIDECARS else models)]
     if chosen:
         command = ["docker", "volume", "rm", *chosen]
         terminal.echo_command(" ".join(command))

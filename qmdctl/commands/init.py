@@ -55,7 +55,7 @@ def init(
     """
     from qmdctl import api_keys, env_file
     from qmdctl.hardware import find_hardware
-    from qmdctl.proposal import describe, hardware_payload, propose
+    from qmdctl.proposal import describe, hardware_payload, propose, stale_revisions
     from qmdctl.tailnet.enrolment import enrol
 
     call = invocation(context)
@@ -87,6 +87,8 @@ def init(
     if narrow:
         if generation_url is not None and "tailnet" in profiles:
             chosen["VLLM_SERVE"] = "vllm-through-embed"
+        for name in stale_revisions(file.values, chosen):
+            file.unset(name)
         for name, value in chosen.items():
             if file.values.get(name, "") != value:
                 file.set(name, value)
@@ -94,7 +96,8 @@ def init(
     else:
         chosen |= container_user(terminal)
         hub_cache = folder_of(hf_cache) / "hub" if hf_cache is not None else None
-        proposal = propose(hardware, preset, cpu=True if cpu else None, chosen=chosen, hub_cache=hub_cache)
+        there = file.values if existing else {}
+        proposal = propose(hardware, preset, cpu=True if cpu else None, chosen=chosen, before=there, hub_cache=hub_cache)
         terminal.note(proposal.text())
         if existing:
             proposal.values["COMPOSE_FILE"] = ":".join([proposal.values["COMPOSE_FILE"], *other_files(file)])

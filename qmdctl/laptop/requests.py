@@ -58,7 +58,7 @@ class LaptopProbe(Probe):
             raise self.refused("/health", answer, body)
         if answer.content and not isinstance(body, dict):  # vLLM's is empty
             raise self.refused("/health", answer, body)
-        return "200"
+        return self.answered(body)
 
     def rerank(self, *, fitting_first: bool = True) -> str:
         return super().rerank(fitting_first=fitting_first)

@@ -26,8 +26,9 @@ from qmdctl import api_keys, env_file
 from qmdctl.commands.init import secret_there, write_secrets
 from qmdctl.errors import ConfigurationError
 from qmdctl.project import Project
+from qmdctl.proposal import propose
 from tests.qmdctl.conftest import Run
-from tests.qmdctl.machines import SPARK, card
+from tests.qmdctl.machines import SPARK, card, machine
 from tests.support.require import require
 
 OTHER = 65_534
@@ -312,6 +313,23 @@ def test_generation_here_again_takes_the_other_server_away(qmdctl: Run, clone: P
     written = values(clone)
     assert written["COMPOSE_PROFILES"] == "generation"
     assert written["GENERATION_URL"] == "http://vllm:8000"
+
+
+def test_the_revision_of_another_model_goes_with_it(qmdctl: Run, clone: Path) -> None:
+    commits = {"EMBED_REVISION": "1" * 40, "RERANK_REVISION": "2" * 40}
+    models = {"EMBED_MODEL": "Qwen/Qwen3-Embedding-4B", "RERANK_MODEL": "Qwen/Qwen3-Reranker-0.6B"}
+    (clone / ".env").write_text("".join(f"{key}={value}\n" for key, value in {**models, **commits}.items()))
+    assert qmdctl("-C", str(clone), "init", "--cpu", "--yes").returncode == 0
+    assert {key: values(clone).get(key) for key in commits} == {"EMBED_REVISION": None, "RERANK_REVISION": "2" * 40}
+    assert qmdctl("-C", str(clone), "init", "--rerank-model", "BAAI/bge-reranker-base", "--yes").returncode == 0
+    assert "RERANK_REVISION" not in values(clone)
+
+
+def test_the_gpu_of_another_machine_is_forgotten(tmp_path: Path) -> None:
+    hardware = machine(tmp_path, card("NVIDIA GeForce RTX 4090", 24_564))
+    proposal = propose(hardware, "24", cpu=None, chosen={}, before={"VLLM_GPU": "1", "EMBED_GPU": "0"})
+    assert "VLLM_GPU" in proposal.cleared
+    assert "EMBED_GPU" not in proposal.cleared
 
 
 def test_an_existing_env_is_changed_only_after_its_difference_was_agreed_to(qmdctl: Run, clone: Path) -> None:
