@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from qmdctl.catalog.roles import Role
 from qmdctl.errors import InterruptedByUser, QmdError
 from qmdctl.inside import ATTENDED, Inside
+from qmdctl.process import uninterrupted
 from qmdctl.startup.phases import WORDS
 from qmdctl.terminal import Terminal, human_bytes
 
@@ -25,16 +25,6 @@ OWN_WORDS = {
 
 class SwitchFailed(QmdError):
     """The new model does not serve; the message says whether the old one does."""
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C does nothing in the block: what would be left half-done is finished."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @dataclass

@@ -13,9 +13,10 @@ from qmdctl.catalog.consequences import Consequences, consequences
 from qmdctl.catalog.fits import Memory
 from qmdctl.catalog.roles import ROLES, Role, Wanted, writable
 from qmdctl.catalog.served import Served
-from qmdctl.catalog.switch import Models, uninterrupted
+from qmdctl.catalog.switch import Models
 from qmdctl.errors import ConfigurationError, MissingError, QmdError
 from qmdctl.inside import Inside
+from qmdctl.process import uninterrupted
 from qmdctl.pulling.progress import Progress
 from qmdctl.pulling.weights import follow
 from qmdctl.settings import Settings

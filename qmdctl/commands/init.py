@@ -96,8 +96,8 @@ def init(
     else:
         chosen |= container_user(terminal)
         hub_cache = folder_of(hf_cache) / "hub" if hf_cache is not None else None
-        there = file.values if existing else {}
-        proposal = propose(hardware, preset, cpu=True if cpu else None, chosen=chosen, before=there, hub_cache=hub_cache)
+        of_before = file.values if existing else {}
+        proposal = propose(hardware, preset, cpu=True if cpu else None, chosen=chosen, before=of_before, hub_cache=hub_cache)
         terminal.note(proposal.text())
         if existing:
             proposal.values["COMPOSE_FILE"] = ":".join([proposal.values["COMPOSE_FILE"], *other_files(file)])

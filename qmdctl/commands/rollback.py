@@ -34,8 +34,8 @@ def rollback(
     terminal = call.output(json_output)
     project = call.project()
     with exclusive(project.folder, "rollback"):
-        unfinished.refuse(project, terminal)
-        run(project, terminal, number, yes=yes, dry_run=dry_run, skip_checks=skip_checks)
+        if not unfinished.settled(project, terminal, "qmdctl rollback"):
+            run(project, terminal, number, yes=yes, dry_run=dry_run, skip_checks=skip_checks)
 
 
 def run(project: Project, terminal: Terminal, number: int | None, *, yes: bool, dry_run: bool, skip_checks: bool) -> None:
@@ -43,6 +43,7 @@ def run(project: Project, terminal: Terminal, number: int | None, *, yes: bool, 
     from qmdctl.errors import InterruptedByUser, MissingError
     from qmdctl.releases import images, prepare, rollback, switch
     from qmdctl.releases.checkout import Checkout
+    from qmdctl.releases.child import runs_from
     from qmdctl.releases.record import History
     from qmdctl.releases.snapshot import downloaded
     from qmdctl.settings import load_settings
@@ -77,7 +78,7 @@ def run(project: Project, terminal: Terminal, number: int | None, *, yes: bool, 
         switch.ask(terminal, "Go back to it", yes)
         before, excused = switch.found_running(engine, settings, terminal)
         rollback.pull(plan, engine, lambda names: prepare.pull(engine, names, settings, terminal))
-        steps = rollback.make_steps(plan, checkout, engine, settings, excused, skip_checks)
+        steps = rollback.make_steps(plan, checkout, engine, settings, excused, skip_checks, runs_from(project.folder))
     except KeyboardInterrupt:
         raise InterruptedByUser("Interrupted. Nothing was changed.", "qmdctl rollback") from None
     new = switch.switch(project, engine, terminal, "rollback", title, steps, record.release)

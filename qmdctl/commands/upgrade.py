@@ -46,13 +46,15 @@ def upgrade(
     terminal = call.output(json_output)
     if sum((bool(release or image), resume, undo)) > 1:
         raise ConfigurationError("--resume and --undo are for one that was cut off", "give one of them, and neither release nor image")
+    if dry_run and (resume or undo):
+        raise ConfigurationError("--dry-run shows what an upgrade would change, not what is left of one", "leave it out")
     project = call.project()
     with exclusive(project.folder, "upgrade"):
         if resume or undo:
             settle(project, terminal, resume)
             return
-        unfinished.refuse(project, terminal)
-        run(project, terminal, release, image or [], yes=yes, dry_run=dry_run, skip_checks=skip_checks)
+        if not unfinished.settled(project, terminal, "qmdctl upgrade"):
+            run(project, terminal, release, image or [], yes=yes, dry_run=dry_run, skip_checks=skip_checks)
 
 
 def run(
@@ -145,7 +147,6 @@ def settle(project: Project, terminal: Terminal, resume: bool) -> None:
     """--resume and --undo."""
     from qmdctl.engine import Engine
     from qmdctl.releases import switch, unfinished
-    from qmdctl.releases.child import preload
     from qmdctl.releases.journal import Journal
     from qmdctl.releases.record import History
 
@@ -155,7 +156,6 @@ def settle(project: Project, terminal: Terminal, resume: bool) -> None:
         return
     terminal.note(unfinished.told(journal))
     if not resume:
-        preload()
         said = unfinished.undo(project, journal, terminal)
         terminal.result(f"Gone back. {said}", {"status": "undone", "title": journal.title})
         return

@@ -18,6 +18,7 @@ def apply(journal: Journal, machine: Machine) -> None:
     """
     for step in [step for step in journal.steps if step.state != DONE]:
         try:
+            step.cut_off |= step.state == BEGUN
             journal.mark(step, BEGUN)
             if step.kind != "before":
                 machine.terminal.note(step.title, "bold")

@@ -90,20 +90,24 @@ class Checkout:
                 "git stash (git stash pop brings them back), or commit them; values of your own belong in .env or compose.override.yaml",
             )
 
+    @property
+    def remote(self) -> str:
+        """Where releases come from; empty where there is none."""
+        remotes = self.git("remote").stdout.split()
+        return "origin" if "origin" in remotes else next(iter(remotes), "")
+
     def fetch(self) -> bool:
         """Bring what the remote has, where there is one. QmdError where it cannot be reached."""
-        remotes = self.git("remote").stdout.split()
-        if not remotes:
-            return False
-        remote = "origin" if "origin" in remotes else remotes[0]
-        self.git("fetch", "--tags", "--prune", remote, seconds=FETCH_SECONDS)
-        return True
+        remote = self.remote
+        if remote:
+            self.git("fetch", "--tags", "--prune", remote, seconds=FETCH_SECONDS)
+        return bool(remote)
 
     def resolve(self, name: str) -> Target:
         """A tag, a branch (of the remote, else of this checkout) or a commit. ConfigurationError for anything else."""
         if name.startswith("-"):
             raise ConfigurationError(f"{name!r} is not the name of a release", "qmdctl upgrade RELEASE: a tag, a branch or a commit")
-        remote = next((one for one in self.git("remote").stdout.split()), "origin")
+        remote = self.remote or "origin"
         for reference, branch in (
             (f"refs/tags/{name}", ""),
             (f"refs/remotes/{remote}/{name}", name),
@@ -123,7 +127,7 @@ class Checkout:
         if here and not self.contains(commit, here):
             raise ConfigurationError(
                 f"The branch {branch} here has commits of its own, which {name} does not have",
-                f"git rebase origin/{branch}, or name the commit: qmdctl upgrade {commit[:9]}",
+                f"git rebase {self.remote or 'origin'}/{branch}, or name the commit: qmdctl upgrade {commit[:9]}",
             )
         return Target(name, commit, branch)
 
@@ -165,4 +169,22 @@ class Checkout:
 
     def go(self, commit: str, branch: str) -> None:
         """Check out; `branch` is moved there. QmdError where git refuses, as it does where an untracked file would be overwritten."""
-        self.git("checkout", "--quiet", *(["-B", branch, commit] if branch else ["--detach", commit]))
+        self.git("checkout", "--quiet", *_to(commit, branch))
+
+    def go_over(self, commit: str, branch: str, other: str) -> None:
+        """The same where a checkout to or from `other` was cut off: git moves HEAD and its index last, so files of both lie there.
+
+        Nothing but that lies there, as the checkout was clean before. QmdError where git fails.
+        """
+        for name in ("index.lock", "HEAD.lock"):  # of a git that was killed
+            (self.folder / self.git("rev-parse", "--git-path", name).stdout.strip()).unlink(missing_ok=True)
+        half = bool(self.changes())
+        self.git("checkout", "--quiet", "--force", *_to(commit, branch))
+        if half:  # files that `other` alone has are not in the index yet, and git would not overwrite them the next time
+            for name in self.git("diff", "--name-only", "--no-renames", "--diff-filter=A", "-z", commit, other).stdout.split("\0"):
+                if name:
+                    (self.folder / name).unlink(missing_ok=True)
+
+
+def _to(commit: str, branch: str) -> list[str]:
+    return ["-B", branch, commit] if branch else ["--detach", commit]

@@ -20,6 +20,7 @@ from typing import Any
 import qmdctl
 from qmdctl.errors import QmdError
 from qmdctl.lock import HELD
+from qmdctl.process import uninterrupted
 from qmdctl.releases.snapshot import OFF
 from qmdctl.terminal import Terminal
 
@@ -78,12 +79,13 @@ def _run(project: Path, *arguments: str, capture: bool = False) -> tuple[int, st
     try:
         out, _ = child.communicate()
     except BaseException:
-        child.send_signal(signal.SIGINT)
-        try:
-            child.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        with uninterrupted():
+            child.send_signal(signal.SIGINT)
+            try:
+                child.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
         raise
     return child.returncode, out or ""
 

@@ -15,6 +15,7 @@ from qmdctl.settings import Settings
 
 KEPT = re.compile(r"[a-z0-9][a-z0-9._-]*:release-(\d{4,})")
 NEXT = "qmd-embed:next"  # what an upgrade builds beside the one that serves
+REMOVE_SECONDS = 600  # the last name of an image of many GB, on a slow disk
 NOT_BUILT = "not-built"  # in .qmdctl: names for the embed image that are taken as they are
 
 
@@ -52,15 +53,19 @@ def untag(engine: Engine, name: str) -> str:
     """Remove a name, and the image where it was its last. Why that was refused; empty where it was not, or it was gone."""
     from docker.errors import APIError, ImageNotFound
 
+    api = engine.client.api
+    usual, api.timeout = api.timeout, REMOVE_SECONDS
     with answering():
         try:
-            engine.client.api.remove_image(name)
+            api.remove_image(name)
         except ImageNotFound:
             return ""
         except APIError as error:
             if error.is_client_error():
                 return str(error.explanation or error)
             raise
+        finally:
+            api.timeout = usual
     return ""
 
 

@@ -24,12 +24,16 @@ PLANNED, BEGUN, DONE, UNDONE = "planned", "begun", "done", "undone"
 
 @dataclass
 class Step:
-    """One step. `facts`: all that doing and undoing it need. `state`: begun means that it may or may not have happened."""
+    """One step. `facts`: all that doing and undoing it need. `state`: begun means that it may or may not have happened.
+
+    `cut_off`: it was begun before, and may have been half done.
+    """
 
     kind: str
     title: str
     facts: dict[str, Any] = field(default_factory=dict)
     state: str = PLANNED
+    cut_off: bool = False
 
     def payload(self) -> dict[str, str]:
         return {"kind": self.kind, "title": self.title, "state": self.state}

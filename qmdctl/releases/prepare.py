@@ -44,8 +44,8 @@ def settings_there(project: Path, folder: Path, env: EnvFile, flags: Mapping[str
     """
     there = env_file.parse(env.render())
     for key, value in list(there.values.items()):
-        is_path = key == "HF_CACHE_DIR" or (key.endswith("_FILE") and key != "COMPOSE_FILE")
-        if is_path and value.startswith("." if key == "HF_CACHE_DIR" else ("./", "../")):
+        is_file = key.endswith("_FILE") and key != "COMPOSE_FILE" and not value.startswith(("/", "~"))
+        if value and (is_file or (key == "HF_CACHE_DIR" and value.startswith("."))):  # else the name of a volume
             there.set(key, str((project / value).resolve()))
     named = there.values.get("COMPOSE_FILE", "")
     for name in named.split(":") if named else ["compose.override.yaml"]:
@@ -69,8 +69,9 @@ def check_disk(settings: Settings) -> None:
 
 def missing(engine: Engine, settings: Settings, project: Path, again: set[str]) -> list[str]:
     """Images to pull: those that are not here and are not built, and those of `again`."""
-    own = images.built(settings)
-    names = [name for service, name in images.image_names(settings).items() if service not in own or images.taken_as_it_is(project, name)]
+    named = images.image_names(settings)
+    own = {named[service] for service in images.built(settings)}  # the exporter has the image that is built for embed
+    names = [name for name in named.values() if name not in own or images.taken_as_it_is(project, name)]
     return [name for name in dict.fromkeys(names) if name in again or not engine.has_image(name)]
 
 

@@ -21,8 +21,8 @@ from qmdctl.releases.checkout import Checkout, Target
 from qmdctl.releases.journal import Step
 from qmdctl.releases.record import History, Image, Record, Texts
 from qmdctl.releases.snapshot import KEYS, commit_of
-from qmdctl.releases.steps import before_step, checkout_step, file_step, up_step, verify_step
-from qmdctl.releases.upgrade import names_now
+from qmdctl.releases.steps import before_step, checkout_step, env_step, packages_step, up_step, verify_step
+from qmdctl.releases.upgrade import LOCK, names_now
 from qmdctl.settings import Settings
 
 Downloads = dict[str, dict[str, Any]]
@@ -161,10 +161,11 @@ def restore(env: EnvFile, recorded: EnvFile, record: Record) -> list[str]:
 def pin_images(env: EnvFile, record: Record, identity: Identity, built: set[str], defaults: Mapping[str, str] | None = None) -> list[str]:
     """Have the settings name the very images: by their own name where it still leads there and nothing builds it, else by the kept tag."""
     changed = []
-    for service, image in record.images.items():
+    built_keys = {image.key for service, image in record.images.items() if service in built}  # the exporter's image is embed's
+    for image in record.images.values():
         if not image.key or not image.kept:
             continue
-        same = identity(image.name)[0] == image.id and not (service in built and not images.KEPT.fullmatch(image.name))
+        same = identity(image.name)[0] == image.id and not (image.key in built_keys and not images.KEPT.fullmatch(image.name))
         name = image.name if same else image.kept
         named_already = env.values.get(image.key) == name or (
             same and image.key not in env.values and (defaults is None or defaults.get(image.key) == name)
@@ -187,15 +188,20 @@ def pin_models(env: EnvFile, record: Record, downloads: Downloads | None) -> lis
     return changed
 
 
-def make_steps(plan: Plan, checkout: Checkout, engine: Engine, settings: Settings, excused: list[str], skip_checks: bool) -> list[Step]:
+def make_steps(
+    plan: Plan, checkout: Checkout, engine: Engine, settings: Settings, excused: list[str], skip_checks: bool, own_code: bool
+) -> list[Step]:
+    """`own_code`: this qmdctl runs from the checkout."""
     project = settings.project.folder
     containers: dict[str, Container] = engine.containers(settings.name)
     running = any(one.running for one in containers.values())
     steps = [before_step(History(project).current, names_now(engine, settings, containers), running)]
     if plan.env != settings.env.render():
-        steps.append(file_step(project, project / ".env", plan.env, "Write .env"))
+        steps.append(env_step(settings, plan.env))
     if plan.target:
         steps.append(checkout_step(checkout, plan.target))
+        if own_code and (project / ".venv").exists() and checkout.differs(checkout.commit, plan.target.commit, LOCK):
+            steps.append(packages_step())
     return [*steps, up_step(["--skip-checks"] if skip_checks else []), verify_step(excused)]
 
 

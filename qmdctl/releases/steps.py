@@ -10,6 +10,7 @@ verify     `qmdctl health`: real requests
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,14 @@ from typing import Any
 
 from qmdctl import env_file
 from qmdctl.engine import Engine
-from qmdctl.errors import QmdError
+from qmdctl.errors import ConfigurationError, QmdError
 from qmdctl.lock import FOLDER
 from qmdctl.process import run
 from qmdctl.releases import child, images
 from qmdctl.releases.checkout import Checkout, Target
-from qmdctl.releases.journal import Journal, Step
+from qmdctl.releases.journal import BEGUN, Journal, Step
 from qmdctl.releases.record import Record
+from qmdctl.settings import Settings
 from qmdctl.terminal import Terminal
 
 EDITED = "env.edited"  # in .qmdctl: .env as its owner had it when going back replaced it
@@ -53,6 +55,13 @@ def file_step(project: Path, path: Path, after: str, title: str) -> Step:
     return Step("file", title, {"path": str(path.relative_to(project)), "before": before, "after": after})
 
 
+def env_step(settings: Settings, after: str) -> Step:
+    """.env as it was planned from `settings`. ConfigurationError where it was edited since: pulls and builds take their time."""
+    if env_file.read(settings.project.env_path).render() != settings.env.render():
+        raise ConfigurationError(".env was edited meanwhile, and nothing was changed", "begin again: what was pulled or built is kept")
+    return file_step(settings.project.folder, settings.project.env_path, after, "Write .env")
+
+
 def checkout_step(checkout: Checkout, target: Target) -> Step:
     there = {"before_commit": checkout.commit, "before_branch": checkout.branch}
     return Step("checkout", f"Check out {target.name}", {"commit": target.commit, "branch": target.branch, **there})
@@ -75,9 +84,12 @@ def do(step: Step, machine: Machine) -> None:
     """QmdError when it fails."""
     facts = step.facts
     if step.kind == "file":
-        _write(machine.project / facts["path"], facts["after"])
+        _replace(machine.project / facts["path"], facts)
     elif step.kind == "checkout":
-        machine.checkout.go(facts["commit"], facts["branch"])
+        if step.cut_off:
+            machine.checkout.go_over(facts["commit"], facts["branch"], facts["before_commit"])
+        else:
+            machine.checkout.go(facts["commit"], facts["branch"])
     elif step.kind == "packages":
         _packages(machine)
     elif step.kind == "up":
@@ -92,19 +104,30 @@ def undo(step: Step, machine: Machine, journal: Journal) -> None:
     if step.kind == "file":
         _restore(machine, facts)
     elif step.kind == "checkout":
-        _check_out_again(machine.checkout, facts)
+        _check_out_again(machine.checkout, step, journal)
     elif step.kind == "before":
         if journal.has_begun("packages"):  # only now that the files are back
             _packages(machine)
-        images.untag(machine.engine, images.NEXT)
-        for name, image in facts["names"].items():
-            if images.identity(machine.engine, name)[0] != image and not images.tag(machine.engine, image, name):
-                raise QmdError(f"The image that {name} was is gone ({image[:19]})", "qmdctl upgrade builds or pulls another")
+        gone = _named_again(machine, facts["names"])
         if journal.has_begun("up") and facts["running"]:
-            child.up(machine.project, machine.terminal, "--no-build", "--skip-checks")
+            child.up(machine.project, machine.terminal, *([] if gone else ["--no-build"]), "--skip-checks")
             _verify(machine, None)
         elif journal.has_begun("up"):
             child.stop(machine.project, machine.terminal)
+        with contextlib.suppress(QmdError):  # what runs is back; the name is taken away by the next upgrade
+            images.untag(machine.engine, images.NEXT)
+
+
+def _named_again(machine: Machine, names: dict[str, str]) -> list[str]:
+    """Have each image name lead to the ID that it did; those whose image is gone, which are built or pulled again."""
+    gone = [
+        name
+        for name, image in names.items()
+        if images.identity(machine.engine, name)[0] != image and not images.tag(machine.engine, image, name)
+    ]
+    for name in gone:
+        machine.terminal.note(f"The image that {name} was is gone ({names[name][:19]}): it is built or pulled again.", "yellow")
+    return gone
 
 
 def _verify(machine: Machine, excused: list[str] | None) -> None:
@@ -117,6 +140,13 @@ def _verify(machine: Machine, excused: list[str] | None) -> None:
     wrong = [one for one in broken if one.name not in excused]
     if wrong:
         raise QmdError(f"A real request fails: {wrong[0].name}: {wrong[0].detail}", wrong[0].fix)
+
+
+def _replace(path: Path, facts: dict[str, Any]) -> None:
+    there = path.read_text(encoding="utf-8") if path.exists() else None
+    if there not in (facts["before"], facts["after"]):
+        raise QmdError(f"{facts['path']} was edited meanwhile", "begin again: what was pulled or built is kept")
+    _write(path, facts["after"])
 
 
 def _write(path: Path, text: str | None) -> None:
@@ -140,9 +170,18 @@ def _restore(machine: Machine, facts: dict[str, Any]) -> None:
     _write(path, facts["before"])
 
 
-def _check_out_again(checkout: Checkout, facts: dict[str, Any]) -> None:
-    if (checkout.commit, checkout.branch) != (facts["before_commit"], facts["before_branch"]):
-        checkout.go(facts["before_commit"], facts["before_branch"])
+def _check_out_again(checkout: Checkout, step: Step, journal: Journal) -> None:
+    facts = step.facts
+    commit, branch = facts["before_commit"], facts["before_branch"]
+    here = (checkout.commit, checkout.branch) == (commit, branch)
+    if step.state == BEGUN or step.cut_off:
+        if not here or checkout.changes():
+            checkout.go_over(commit, branch, facts["commit"])
+    elif not here:
+        step.cut_off = True  # from here on, where this ends in the middle
+        with contextlib.suppress(ConfigurationError):
+            journal.save()
+        checkout.go(commit, branch)  # which refuses where a file was edited since
 
 
 def _packages(machine: Machine) -> None:

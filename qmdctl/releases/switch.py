@@ -14,6 +14,7 @@ from qmdctl.compose import Compose
 from qmdctl.engine import Container, Engine
 from qmdctl.errors import ConfigurationError, QmdError
 from qmdctl.inside import Running
+from qmdctl.process import uninterrupted
 from qmdctl.project import Project
 from qmdctl.releases import changes, child, images
 from qmdctl.releases.apply import WentBack, apply
@@ -138,12 +139,13 @@ def finish(project: Project, engine: Engine, terminal: Terminal, journal: Journa
     import yaml
 
     record = None
-    try:
-        settings = load_settings(project)
-        record, _ = write(settings, engine, Compose(settings, terminal), journal.title, seconds, always=True)
-    except (OSError, QmdError, yaml.YAMLError) as error:
-        terminal.note(f"It serves, but it is not in the history: {error}", "yellow")
-    journal.close()
+    with uninterrupted():  # it serves: a journal that stays would offer to undo it
+        try:
+            settings = load_settings(project)
+            record, _ = write(settings, engine, Compose(settings, terminal), journal.title, seconds, always=True)
+        except (OSError, QmdError, yaml.YAMLError) as error:
+            terminal.note(f"It serves, but it is not in the history: {error}", "yellow")
+        journal.close()
     images.untag(engine, images.NEXT)
     return record
 

@@ -7,7 +7,7 @@ import os
 from qmdctl.engine import Engine
 from qmdctl.errors import QmdError
 from qmdctl.project import Project
-from qmdctl.releases import prepare
+from qmdctl.releases import child, prepare
 from qmdctl.releases.apply import came_back, go_back
 from qmdctl.releases.journal import BEGUN, PLANNED, Journal
 from qmdctl.releases.snapshot import OFF
@@ -23,11 +23,14 @@ def told(journal: Journal) -> str:
     return f"It was cut off: {journal.title}{f', at the step “{at.title}”' if at else ', at its very end'}."
 
 
-def refuse(project: Project, terminal: Terminal) -> None:
-    """Nothing where none was cut off; else offer to go back, where somebody can be asked, and QmdError otherwise."""
+def settled(project: Project, terminal: Terminal, verb: str) -> bool:
+    """Whether one that was cut off was gone back from; ConfigurationError where nobody can be asked. False where none was.
+
+    The caller ends then: what it would do next is for the code that lies there now, and this process has the other release's.
+    """
     journal = Journal.read(project.folder)
     if journal is None:
-        return
+        return False
     from qmdctl.commands.common import agree
 
     terminal.note(told(journal), "yellow")
@@ -35,11 +38,13 @@ def refuse(project: Project, terminal: Terminal) -> None:
         terminal, "Go back to what ran before it", f"An earlier one has to be settled first. {told(journal)}", FIX, "Nothing was changed.",
         default=True,
     )  # fmt: skip
-    undo(project, journal, terminal)
+    terminal.result(f"Gone back. {undo(project, journal, terminal)} Now again: {verb}", {"status": "undone", "title": journal.title})
+    return True
 
 
 def undo(project: Project, journal: Journal, terminal: Terminal) -> str:
     """Go back. A sentence on what serves now."""
+    child.preload()
     go_back(journal, Machine(project.folder, Engine.connect(), terminal))
     prepare.remove_tree(project.folder)
     return came_back(journal)

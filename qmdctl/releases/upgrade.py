@@ -15,7 +15,7 @@ from qmdctl.releases import images, prepare, renames
 from qmdctl.releases.checkout import SHOWN, Checkout, Target
 from qmdctl.releases.journal import Step
 from qmdctl.releases.record import History
-from qmdctl.releases.steps import before_step, checkout_step, file_step, packages_step, up_step, verify_step
+from qmdctl.releases.steps import before_step, checkout_step, env_step, file_step, packages_step, up_step, verify_step
 from qmdctl.settings import Settings
 
 LOCK = "requirements/cli.txt"
@@ -45,13 +45,13 @@ class Plan:
 def parse_images(texts: Iterable[str], settings: Settings) -> dict[str, tuple[str, str]]:
     """{service: (setting, NAME)} of `--image SERVICE=NAME`; an empty NAME is the release's own. ConfigurationError for anything else."""
     keys = images.image_settings(settings.files)
-    sidecar = next((service for service, key in keys.items() if key == "TAILSCALE_IMAGE"), "sidecar")
+    first = {key: service for service, key in reversed(keys.items())}  # of several services with one image
     found = {}
     for text in texts:
         service, equals, name = text.partition("=")
         if not equals:
             raise ConfigurationError(f"--image {text!r} is not SERVICE=NAME", "qmdctl upgrade --image vllm=nvcr.io/nvidia/vllm:25.12-py3")
-        service = sidecar if service == "sidecar" else service
+        service = first.get("TAILSCALE_IMAGE", service) if service == "sidecar" else first.get(keys.get(service, ""), service)
         if service not in keys:
             raise ConfigurationError(f"--image: {service!r} has no setting for its image", f"choose from {', '.join(keys)}")
         env_file.quote(name)
@@ -165,12 +165,17 @@ def make_steps(
     ]
     listed = project / FOLDER / images.NOT_BUILT
     own = images.built(plan.settings)
-    new = [name for service, name in plan.named.items() if service in own and not images.taken_as_it_is(project, name)]
+    keys = images.image_settings(plan.settings.files)
+    new = [
+        name
+        for service, name in plan.named.items()
+        if service in own and not images.taken_as_it_is(project, name) and name != plan.settings.keys_known[keys[service]].default
+    ]
     if new:
         before = listed.read_text(encoding="utf-8") if listed.exists() else ""
         steps.append(file_step(project, listed, before + "".join(f"{name}\n" for name in new), f"Note that {', '.join(new)} is not built"))
     if plan.changes_env:
-        steps.append(file_step(project, project / ".env", plan.env, "Write .env"))
+        steps.append(env_step(settings, plan.env))
     if plan.changes_files and plan.target:
         steps.append(checkout_step(checkout, plan.target))
         if plan.packages and own_code and (project / ".venv").exists():

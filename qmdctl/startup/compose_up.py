@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qmdctl.compose import Compose
 from qmdctl.errors import ConfigurationError, MissingError, QmdError, WaitTimeoutError
-from qmdctl.process import Completed, ProcessError
+from qmdctl.process import Completed, ProcessError, uninterrupted
 from qmdctl.symptoms import Symptom, match
 from qmdctl.terminal import Terminal
 
@@ -123,8 +123,8 @@ def run_shown(command: list[str], cwd: Path, environment: Mapping[str, str], tty
             kept = (kept + part)[-KEPT_BYTES:]
         status = child.wait()
     except BaseException:
-        child.terminate()  # Ctrl-C, or too long: Compose ends; containers that it has started go on
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with uninterrupted(), contextlib.suppress(subprocess.TimeoutExpired):
+            child.terminate()  # Ctrl-C, or too long: Compose ends; containers that it has started go on
             child.wait(10)
         raise
     finally:

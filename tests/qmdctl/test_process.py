@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from qmdctl.errors import ConfigurationError, MissingError
 from qmdctl.process import ProcessError, run, stream
 from qmdctl.startup.compose_up import run_shown
 from qmdctl.terminal import Terminal, human_bytes, human_seconds, table
+from tests.support.service import ROOT
 
 
 def test_output_and_status_are_kept(tmp_path: Path) -> None:
@@ -46,6 +51,23 @@ def test_a_shown_program_can_be_given_a_time(tmp_path: Path, capfd: pytest.Captu
         with pytest.raises(TimeoutError):
             run_shown([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, {}, tty, 0.3)
     assert "a" in capfd.readouterr().err
+
+
+def test_ctrl_c_twice_waits_for_a_shown_program(tmp_path: Path) -> None:
+    """From a terminal it comes to the whole group, and from who runs this program once more."""
+    slow = "import signal, sys, time; signal.signal(15, lambda *_: (time.sleep(1), open('ended', 'w').close(), sys.exit(1)))"
+    program = f"{slow}; print('on', flush=True); time.sleep(60)"
+    call = f"run_shown([{sys.executable!r}, '-c', {program!r}], Path('.'), {{}}, False)"
+    shown = f"from pathlib import Path; from qmdctl.startup.compose_up import run_shown; {call}"
+    there = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", shown], cwd=tmp_path, env=there, stderr=subprocess.PIPE) as one:
+        assert one.stderr is not None
+        assert one.stderr.readline() == b"on\n"
+        one.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        one.send_signal(signal.SIGINT)
+        one.communicate(timeout=60)
+    assert (tmp_path / "ended").exists()
 
 
 def test_lines_are_streamed_as_they_come() -> None:

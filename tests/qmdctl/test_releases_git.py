@@ -13,9 +13,9 @@ from qmdctl.errors import ConfigurationError, QmdError
 from qmdctl.project import Project
 from qmdctl.releases import rollback, upgrade
 from qmdctl.releases.checkout import Checkout, Target
-from qmdctl.releases.journal import Journal
+from qmdctl.releases.journal import BEGUN, DONE, Journal
 from qmdctl.releases.record import History, Image, Record, Release, Texts
-from qmdctl.releases.steps import Machine, checkout_step, do, file_step, undo
+from qmdctl.releases.steps import Machine, checkout_step, do, env_step, file_step, undo
 from qmdctl.settings import Settings, load_settings
 from qmdctl.terminal import Terminal
 from tests.qmdctl.conftest import Run
@@ -129,6 +129,85 @@ def test_the_checkout_goes_there_and_back(checkout: Checkout, name: str) -> None
     undo(step, machine, Journal(checkout.folder, "upgrade", "t", [step]))
     assert (checkout.commit, checkout.branch) == before
     undo(step, machine, Journal(checkout.folder, "upgrade", "t", [step]))
+
+
+class CutOff(Exception):
+    """A git that ended before it was through."""
+
+
+def cut_off_checkout(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Checkout.go` writes the files of the other commit and ends before git moves its index and HEAD, its lock left behind."""
+
+    def half(one: Checkout, commit: str, _: str) -> None:
+        git(one.folder, "archive", "--format=tar", "--output=.git/half.tar", commit)
+        subprocess.run(["tar", "xf", ".git/half.tar"], cwd=one.folder, check=True)
+        (one.folder / ".git/index.lock").touch()
+        raise CutOff
+
+    monkeypatch.setattr(Checkout, "go", half)
+
+
+@pytest.mark.parametrize("way", ["undo", "undo what was being undone", "resume"])
+def test_a_checkout_that_was_cut_off_halfway_is_whole_afterwards(
+    checkout: Checkout, folder: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    commit(folder, "more", "v0.3.0", extra="theirs")
+    checkout.fetch()
+    before, target = (checkout.commit, checkout.branch), checkout.resolve("v0.3.0")
+    machine = Machine(checkout.folder, None, Terminal())  # type: ignore[arg-type]
+    step = checkout_step(checkout, target)
+    journal = Journal(checkout.folder, "upgrade", "t", [step])
+    step.state = BEGUN
+    if way == "undo what was being undone":
+        do(step, machine)
+        step.state = DONE
+    with monkeypatch.context() as patched:
+        cut_off_checkout(checkout, patched)
+        with pytest.raises(CutOff):
+            undo(step, machine, journal) if step.state == DONE else do(step, machine)
+    assert checkout.changes()
+    if way == "resume":
+        step.cut_off = True
+        do(step, machine)
+        assert (checkout.commit, (checkout.folder / "extra").read_text()) == (target.commit, "theirs")
+    undo(step, machine, journal)
+    assert (checkout.commit, checkout.branch, checkout.changes()) == (*before, [])
+    assert not (checkout.folder / "extra").exists(), "git would not overwrite it the next time"
+    checkout.go(target.commit, "")
+    assert (checkout.folder / "extra").read_text() == "theirs"
+
+
+def test_a_file_edited_after_the_checkout_is_not_lost_when_going_back(checkout: Checkout) -> None:
+    checkout.fetch()
+    machine = Machine(checkout.folder, None, Terminal())  # type: ignore[arg-type]
+    step = checkout_step(checkout, checkout.resolve("v0.2.0"))
+    do(step, machine)
+    step.state = DONE
+    (checkout.folder / "note").write_text("mine")
+    with pytest.raises(QmdError, match="git checkout"):
+        undo(step, machine, Journal(checkout.folder, "upgrade", "t", [step]))
+    assert (checkout.folder / "note").read_text() == "mine"
+
+
+def test_the_remote_that_is_fetched_is_the_one_that_is_looked_at(checkout: Checkout, folder: Path) -> None:
+    git(checkout.folder, "remote", "add", "backup", str(folder))
+    git(checkout.folder, "fetch", "--quiet", "backup")
+    commit(folder, "newer")
+    checkout.fetch()
+    assert checkout.resolve("main").commit == git(checkout.folder, "rev-parse", "origin/main")
+
+
+def test_an_env_that_was_edited_while_images_were_pulled_is_not_overwritten(checkout: Checkout) -> None:
+    settings = settings_of(checkout)
+    path = checkout.folder / ".env"
+    path.write_text(f"{path.read_text()}API_KEYS_FILE=./secrets/api_keys\n")
+    with pytest.raises(ConfigurationError, match=r"\.env was edited meanwhile"):
+        env_step(settings, "A=1\n")
+    step = file_step(checkout.folder, path, "A=1\n", "Write .env")
+    path.write_text("A=2\n")
+    with pytest.raises(QmdError, match=r"\.env was edited meanwhile"):
+        do(step, Machine(checkout.folder, None, Terminal()))  # type: ignore[arg-type]
+    assert path.read_text() == "A=2\n"
 
 
 def test_an_untracked_file_in_the_way_is_not_overwritten(checkout: Checkout, folder: Path) -> None:

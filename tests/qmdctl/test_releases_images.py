@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +11,14 @@ from typing import Any
 import docker.errors
 import pytest
 
+from qmdctl import env_file
 from qmdctl.engine import Container
-from qmdctl.releases import images, prune, snapshot
+from qmdctl.releases import images, prepare, prune, rollback, snapshot, steps, upgrade
+from qmdctl.releases.journal import DONE, Journal
 from qmdctl.releases.record import History, Image, Record, Release, Texts
 from qmdctl.terminal import Terminal
 from tests.qmdctl.containers import container
+from tests.qmdctl.projects import settings_of
 
 TEXTS = Texts("services: {embed: {}}\n", "EMBED_PORT=8001\n")
 
@@ -30,10 +33,15 @@ class FakeEngine:
 
     @property
     def client(self) -> Any:
-        return SimpleNamespace(images=SimpleNamespace(get=self.get), api=SimpleNamespace(tag=self.tag, remove_image=self.remove))
+        return SimpleNamespace(
+            images=SimpleNamespace(get=self.get), api=SimpleNamespace(tag=self.tag, remove_image=self.remove, timeout=10)
+        )
 
     def containers(self, _: str) -> dict[str, Container]:
         return self.running
+
+    def has_image(self, name: str) -> bool:
+        return name in self.names
 
     def get(self, name: str) -> Any:
         image = self.names.get(name) or (name if name in self.names.values() else None)
@@ -127,3 +135,34 @@ def test_names_with_and_without_a_tag() -> None:
         assert images.tag(engine, "sha256:1", name)  # type: ignore[arg-type]
         assert engine.names[tagged] == "sha256:1"
     assert not images.tag(engine, "sha256:7", "c:1")  # type: ignore[arg-type]
+
+
+def test_an_image_that_embed_builds_is_not_pulled_for_the_exporter(tmp_path: Path) -> None:
+    there = settings_of(tmp_path, {"EMBED_IMAGE": "mine:1", "COMPOSE_PROFILES": "generation,metrics"})
+    assert "exporter" in there.services
+    wanted = prepare.missing(FakeEngine({}), there, tmp_path, set())  # type: ignore[arg-type]
+    assert "mine:1" not in wanted
+    assert there["VLLM_IMAGE"] in wanted
+    assert upgrade.parse_images(["exporter=mine:2"], there) == {"embed": ("EMBED_IMAGE", "mine:2")}
+
+
+def test_the_image_of_two_services_is_named_once() -> None:
+    """The exporter's is embed's, which `up` would build under its own name."""
+    both = Image("qmd-embed:0.1.0", "sha256:1", key="EMBED_IMAGE", kept="qmd-embed:release-0001")
+    env = env_file.parse("")
+    for services in (("embed", "exporter"), ("exporter", "embed")):
+        one = replace(record(1, "sha256:1"), images=dict.fromkeys(services, both))
+        rollback.pin_images(env, one, lambda name: ("sha256:1", ""), {"embed"})
+        assert env.values == {"EMBED_IMAGE": "qmd-embed:release-0001"}
+
+
+def test_going_back_goes_on_where_an_image_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: list[str] = []
+    monkeypatch.setattr(steps.child, "up", lambda project, terminal, *given: options.extend(given))
+    monkeypatch.setattr(steps.child, "broken_links", lambda *_: [])
+    machine = steps.Machine(tmp_path, FakeEngine({"vllm:1": "sha256:5"}), Terminal())  # type: ignore[arg-type]
+    before = steps.before_step(None, {"vllm:1": "sha256:2"}, True)
+    up = steps.up_step([])
+    up.state = DONE
+    steps.undo(before, machine, Journal(tmp_path, "upgrade", "t", [before, up]))
+    assert options == ["--skip-checks"], "not --no-build: what is gone is built or pulled again"
