@@ -43,14 +43,18 @@ class Measured:
         return min(found, key=lambda one: one.run.phase.agents, default=None)
 
     @property
-    def alone(self) -> SearchFigures | None:
-        phase = self.phase("searches")
-        return phase.searches if phase else None
+    def fewest(self) -> Searching | None:
+        """The searches of the fewest agents, which may be several."""
+        return _searching(self.phase("searches"))
 
     @property
-    def under(self) -> SearchFigures | None:
-        phase = self.phase("searches under indexing")
-        return phase.searches if phase else None
+    def alone(self) -> Searching | None:
+        return _searching(self.phase("searches", 1))
+
+    @property
+    def under(self) -> Searching | None:
+        """Those under indexing, of as many agents as `fewest`."""
+        return _searching(self.phase("searches under indexing", self.fewest.agents)) if self.fewest else None
 
     @property
     def indexing(self) -> IndexFigures | None:
@@ -58,10 +62,30 @@ class Measured:
         return phase.indexing if phase else None
 
     @property
-    def crowded(self) -> PhaseFigures | None:
+    def crowded(self) -> Searching | None:
         """The searches of the most agents, where there are several."""
         found = [one for one in self.phases if one.run.phase.name == "searches" and one.run.phase.agents > 1 and one.searches]
-        return max(found, key=lambda one: one.run.phase.agents, default=None)
+        return _searching(max(found, key=lambda one: one.run.phase.agents, default=None))
+
+
+@dataclass(frozen=True)
+class Searching:
+    """A phase in which searches were answered. `enough`: so many, and all of them, that its means are no chance."""
+
+    figures: SearchFigures
+    agents: int
+    enough: bool
+
+
+def _searching(phase: PhaseFigures | None) -> Searching | None:
+    return Searching(phase.searches, phase.run.phase.agents, phase.enough) if phase and phase.searches else None
+
+
+def _said(sentence: str, *of: Searching) -> str:
+    """A verdict on the means of these; a guess where they rest on too few searches."""
+    if all(one.enough for one in of):
+        return sentence
+    return f"Perhaps, as few searches came to their end: {sentence}"
 
 
 def advise(measured: Measured) -> list[Advice]:
@@ -98,61 +122,62 @@ def device(measured: Measured) -> list[Advice]:
 
 
 def expansion(measured: Measured) -> list[Advice]:
-    alone = measured.alone
-    link = alone.links.get("expansion") if alone else None
-    if alone is None or link is None or link.seconds < LARGE * alone.mean_seconds:
+    fewest = measured.fewest
+    link = fewest.figures.links.get("expansion") if fewest else None
+    if fewest is None or link is None or link.seconds < LARGE * fewest.figures.mean_seconds:
         return []
-    share = link.seconds / alone.mean_seconds
+    share = link.seconds / fewest.figures.mean_seconds
     told = f": {link.generated:.0f} tokens, one after the other, at {link.generated_per_second:.0f} per second" if link.generated else ""
     sentence = f"Expansion is {share:.0%} of a search{told}. The speed is the memory's bandwidth over the bytes of the weights."
     if measured.settings.get("VLLM_ENFORCE_EAGER", "").lower() in ("1", "true", "yes"):
-        return [Advice("expansion", sentence + " CUDA graphs are off.", "VLLM_ENFORCE_EAGER=false")]
+        return [Advice("expansion", _said(sentence + " CUDA graphs are off.", fewest), "VLLM_ENFORCE_EAGER=false")]
     lighter = (
         "a smaller VLLM_MODEL"
         if "FP8" in measured.models.get("generate", "")
         else "VLLM_MODEL: an FP8 or AWQ checkpoint, or a smaller model"
     )
-    return [Advice("expansion", sentence, lighter)]
+    return [Advice("expansion", _said(sentence, fewest), lighter)]
 
 
 def rerank(measured: Measured) -> list[Advice]:
-    alone = measured.alone
-    link = alone.links.get("rerank") if alone else None
-    if alone is None or link is None or link.seconds < LARGE * alone.mean_seconds:
+    fewest = measured.fewest
+    link = fewest.figures.links.get("rerank") if fewest else None
+    if fewest is None or link is None or link.seconds < LARGE * fewest.figures.mean_seconds:
         return []
+    share = link.seconds / fewest.figures.mean_seconds
     rate = f", {link.tokens / link.seconds:.0f} tokens/s" if link.tokens else ""
-    sentence = (
-        f"The rerank is {link.seconds / alone.mean_seconds:.0%} of a search{rate}. Its seconds grow with the model and with the candidates."
-    )
-    return [Advice("rerank", sentence, "RERANK_MODEL: a smaller one; or fewer candidates at the client (qmd query -C 20)")]
+    sentence = f"The rerank is {share:.0%} of a search{rate}. Its seconds grow with the model and with the candidates."
+    return [Advice("rerank", _said(sentence, fewest), "RERANK_MODEL: a smaller one; or fewer candidates at the client (qmd query -C 20)")]
 
 
 def waiting(measured: Measured) -> list[Advice]:
     """Time in the queue although nobody else searches."""
     alone = measured.alone
-    queued = sum(link.parts.get("queue", 0.0) for link in alone.links.values()) if alone else 0.0
-    if alone is None or measured.phases[0].run.phase.agents > 1 or queued < NOTABLE * alone.mean_seconds:
+    queued = sum(link.parts.get("queue", 0.0) for link in alone.figures.links.values()) if alone else 0.0
+    if alone is None or queued < NOTABLE * alone.figures.mean_seconds:
         return []
     sentence = f"Searches waited {queued:.1f} s in the queue although this run sent nothing else: others use the service now."
-    return [Advice("queue", sentence, "run it again when the box is idle; GET /metrics has who asks for how much")]
+    return [Advice("queue", _said(sentence, alone), "run it again when the box is idle; GET /metrics has who asks for how much")]
 
 
 def way(measured: Measured) -> list[Advice]:
-    """What the server does not account for: the network, TLS, JSON."""
-    alone = measured.alone
-    told = [link for link in alone.links.values() if link.parts] if alone else []
+    """What the server does not account for: the network, TLS, JSON, and the wait behind a micro-batch that another one sent."""
+    fewest = measured.fewest
+    told = [link for link in fewest.figures.links.values() if link.parts] if fewest else []
     rest, whole = sum(link.rest for link in told), sum(link.seconds for link in told)
     batch = measured.indexing.batch if measured.indexing else None
     trips = measured.round_trips.get("embed", 0.0)
+    others = "the wait for a micro-batch of others that is being computed"
     result = []
-    if whole and rest >= NOTABLE * whole:
+    if fewest and whole and rest >= NOTABLE * whole:
         sentence = (
-            f"{rest / whole:.0%} of embedding and rerank is not the service's: way, TLS and JSON; a round trip takes {1000 * trips:.0f} ms."
+            f"{rest / whole:.0%} of embedding and rerank is neither queue, tokenising nor computing: way, TLS, JSON (a round trip takes "
+            f"{1000 * trips:.0f} ms), or {others}."
         )
         far = "qmdctl test (does the path go through a relay?); open UDP port 41651 of the box" if trips >= FAR_SECONDS else "qmdctl test"
-        result.append(Advice("network", sentence, far))
+        result.append(Advice("network", _said(sentence, fewest), f"{far}; GET /metrics has who else asks"))
     if batch and batch.parts and batch.rest >= NOTABLE * batch.seconds:
-        sentence = f"{batch.rest / batch.seconds:.0%} of a batch is its way and its JSON ({1000 * batch.rest:.0f} ms)."
+        sentence = f"{batch.rest / batch.seconds:.0%} of a batch is its way and its JSON, or {others} ({1000 * batch.rest:.0f} ms)."
         setting = (
             "the path (qmdctl test); GZIP_MIN_BYTES; a client that asks for base64"
             if trips >= FAR_SECONDS
@@ -181,52 +206,56 @@ def indexing(measured: Measured) -> list[Advice]:
 
 
 def under_indexing(measured: Measured) -> list[Advice]:
-    alone, under = measured.alone, measured.under
-    if alone is None or under is None or under.mean_seconds < SLOWED * alone.mean_seconds:
+    fewest, under = measured.fewest, measured.under
+    if fewest is None or under is None or under.figures.mean_seconds < SLOWED * fewest.figures.mean_seconds:
         return []
-    grown: dict[str, float] = {name: link.seconds - alone.links[name].seconds for name, link in under.links.items() if name in alone.links}
+    links, before = under.figures.links, fewest.figures.links
+    grown: dict[str, float] = {name: link.seconds - before[name].seconds for name, link in links.items() if name in before}
     name = max(grown, key=lambda one: grown[one])
-    link, before = under.links[name], alone.links[name]
-    sentence = f"Under indexing a search takes {under.mean_seconds / alone.mean_seconds:.1f} times as long; most of it is added to {name}"
+    times = under.figures.mean_seconds / fewest.figures.mean_seconds
+    sentence = f"Under indexing a search takes {times:.1f} times as long; most of it is added to {name}"
     if name == "expansion":
-        return [
-            Advice(
-                "under indexing",
-                sentence + ": vLLM and the embed service share one device.",
-                "TARGET_BATCH_MS lower; a box for each service",
-            )
-        ]
-    part = _grown_part(link, before)
-    if part == "queue":
-        told = f", {link.parts['queue']:.2f} s of it in the queue: a search waits for the rest of one micro-batch."
-        return [Advice("under indexing", sentence + told, "TARGET_BATCH_MS lower (smaller micro-batches, some fewer chunks/s)")]
-    return [
-        Advice(
-            "under indexing", f"{sentence} ({part}).", "TARGET_BATCH_MS lower; BULK_AGING_SECONDS higher lets searches pass more bulk work"
-        )
-    ]
+        shared = _said(sentence + ": vLLM and the embed service share one device.", fewest, under)
+        return [Advice("under indexing", shared, "TARGET_BATCH_MS lower; a box for each service")]
+    part, more = _grown_part(links[name], before[name])
+    if part in WAITS and links[name].parts:
+        told = f", {more:.2f} s of it in {part}: a search waits {WAITS[part]}."
+        setting = "TARGET_BATCH_MS lower (smaller micro-batches, some fewer chunks/s)"
+        return [Advice("under indexing", _said(sentence + told, fewest, under), setting)]
+    setting = "TARGET_BATCH_MS lower; BULK_AGING_SECONDS higher lets searches pass more bulk work"
+    return [Advice("under indexing", _said(f"{sentence} ({part}).", fewest, under), setting)]
 
 
-def _grown_part(link: LinkFigures, before: LinkFigures) -> str:
+# The queue ends where a text goes to the engine, at which one micro-batch of each lane stands by while another one is computed.
+WAITS = {
+    "queue": "for its turn behind other requests of its lane",
+    "rest": "for the rest of one micro-batch, which is not in queue (or for the line, which the batches fill)",
+}
+
+
+def _grown_part(link: LinkFigures, before: LinkFigures) -> tuple[str, float]:
+    """The part that has grown most, and by how many seconds."""
     grown = {name: value - before.parts.get(name, 0.0) for name, value in link.parts.items()} | {"rest": link.rest - before.rest}
-    return max(grown, key=lambda one: grown[one])
+    name = max(grown, key=lambda one: grown[one])
+    return name, grown[name]
 
 
 def crowd(measured: Measured) -> list[Advice]:
     """Many agents: whether they get more searches together than one does."""
     alone, crowded = measured.alone, measured.crowded
-    if alone is None or crowded is None or crowded.searches is None:
+    if alone is None or crowded is None:
         return []
-    many, agents = crowded.searches, crowded.run.phase.agents
-    written, before = many.links.get("expansion"), alone.links.get("expansion")
+    many, one, agents = crowded.figures, alone.figures, crowded.agents
+    written, before = many.links.get("expansion"), one.links.get("expansion")
     if written and before and written.seconds > SLOWED * 2 * before.seconds:
         sentence = (
             f"With {agents} agents an expansion takes {written.seconds / before.seconds:.1f} times as long: they wait for each other."
         )
-        return [Advice("agents", sentence, "VLLM_MAX_NUM_SEQS, and VLLM_KV_CACHE_GB for as many texts at once")]
-    if many.per_second < SLOWED * alone.per_second:
-        sentence = f"{agents} agents get {many.per_second:.2f} searches/s together, one alone {alone.per_second:.2f}: the device is full."
-        return [Advice("agents", sentence, "a smaller RERANK_MODEL, or another box (docs/scale.md)")]
+        setting = "VLLM_MAX_NUM_SEQS, and VLLM_KV_CACHE_GB for as many texts at once"
+        return [Advice("agents", _said(sentence, alone, crowded), setting)]
+    if many.per_second < SLOWED * one.per_second:
+        sentence = f"{agents} agents get {many.per_second:.2f} searches/s together, one alone {one.per_second:.2f}: the device is full."
+        return [Advice("agents", _said(sentence, alone, crowded), "a smaller RERANK_MODEL, or another box (docs/scale.md)")]
     return []
 
 

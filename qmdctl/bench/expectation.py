@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qmdctl.bench.figures import PhaseFigures
+from qmdctl.bench.figures import PhaseFigures, SearchFigures
 from qmdctl.bench.workload import Workload
 from qmdctl.presets import Preset, choose_preset, find_preset, load_presets
 
@@ -15,18 +15,21 @@ if TYPE_CHECKING:
     from qmdctl.settings import Settings
 
 ROLES = {"embed": "EMBED_MODEL", "rerank": "RERANK_MODEL", "generate": "VLLM_MODEL"}
-TOKENS_PER_CHUNK = 600  # that presets.yaml counts with
+# What presets.yaml counts with.
+GENERATED_TOKENS = 80  # of an expansion
+TOKENS_PER_CHUNK = 600
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One figure beside the estimate, `ratio` = measured / expected; `reason` says why there is none."""
+    """One figure beside the estimate, `ratio` = measured / expected; `reason` says why there is none, `note` what each counts with."""
 
     name: str
     unit: str
     expected: float
     measured: float | None
     reason: str = ""
+    note: str = ""
 
     @property
     def ratio(self) -> float | None:
@@ -41,6 +44,7 @@ class Compared:
             "measured": None if self.measured is None else round(self.measured, 3),
             "ratio": None if ratio is None else round(ratio, 3),
             "reason": self.reason or None,
+            "note": self.note or None,
         }
 
 
@@ -88,22 +92,40 @@ def _others(preset: Preset, served: Mapping[str, str]) -> list[str]:
 
 
 def compare(preset: Preset, figures: list[PhaseFigures], workload: Workload) -> list[Compared]:
-    """A search and 10,000 chunks, as one agent sees them on an otherwise idle machine."""
-    alone = {run.run.phase.name: run for run in figures if run.run.phase.agents == 1}
+    """A search and 10,000 chunks, as one agent sees them on an otherwise idle machine. Work that was made smaller is not compared."""
+    alone, whole = {run.run.phase.name: run for run in figures if run.run.phase.agents == 1}, Workload()
     searches = alone["searches"].searches if "searches" in alone else None
     indexing = alone["indexing"].indexing if "indexing" in alone else None
     reason = "" if searches else "no search with one agent was measured"
     if workload.expansion is None:
-        reason = "the estimate counts 80 generated tokens, and there was no expansion"
-    elif workload.candidates < 40 or workload.max_tokens < 400:
+        reason = f"the estimate counts {GENERATED_TOKENS} generated tokens, and there was no expansion"
+    elif workload.candidates < whole.candidates or workload.max_tokens < whole.max_tokens:
         reason = "the searches were made smaller"
+    why = "" if indexing else "no indexing with one agent was measured"
+    if workload.batch < whole.batch:
+        why = f"the batches were made smaller: {workload.batch} chunks in place of {whole.batch}"
     return [
-        Compared("search", "s", preset.seconds_per_search, searches.p50 if searches and not reason else None, reason),
+        Compared(
+            "search",
+            "s",
+            preset.seconds_per_search,
+            searches.p50 if searches and not reason else None,
+            reason,
+            _generated(searches) if searches and not reason else "",
+        ),
         Compared(
             "10,000 chunks",
             "min",
             preset.minutes_per_10000_chunks,
-            indexing.minutes_per_10000 if indexing else None,
-            "" if indexing else "no indexing with one agent was measured",
+            indexing.minutes_per_10000 if indexing and not why else None,
+            why,
+            f"{TOKENS_PER_CHUNK} tokens a chunk; here {indexing.tokens_per_chunk:.0f}" if indexing and not why else "",
         ),
     ]
+
+
+def _generated(searches: SearchFigures) -> str:
+    """An expansion ends where the model ends it, which may be at five times as many tokens."""
+    expansion = searches.links.get("expansion")
+    here = f"here {expansion.generated:.0f}" if expansion and expansion.generated else "how many here the server did not tell"
+    return f"{GENERATED_TOKENS} generated tokens; {here}"

@@ -12,6 +12,7 @@ from qmdctl.bench.client import PARTS, Answer
 from qmdctl.bench.load import PhaseRun, Run, Search
 from qmdctl.bench.workload import KINDS, LINKS
 
+ENOUGH = 3  # searches: the mean of fewer is chance
 P95_SAMPLES = 20  # below, the nearest rank of a 95th percentile is the slowest sample and says nothing of a tail
 
 
@@ -29,7 +30,10 @@ def mean(values: Iterable[float]) -> float:
 
 @dataclass(frozen=True)
 class LinkFigures:
-    """Means over the samples, in seconds. `parts` are what the server told; `rest` is network, TLS, JSON and, under load, other's turns."""
+    """Means over the samples, in seconds. `parts` are what the server told.
+
+    `rest` is network, TLS, JSON and the wait behind what the device computes already: the queue ends where a text goes to the engine.
+    """
 
     seconds: float
     parts: dict[str, float]
@@ -115,6 +119,12 @@ class PhaseFigures:
     run: PhaseRun
     searches: SearchFigures | None
     indexing: IndexFigures | None
+
+    @property
+    def enough(self) -> bool:
+        """Whether its searches stand for more than themselves: one of each agent at least, and none cut, which are the slower ones."""
+        count = self.searches.count if self.searches else 0
+        return count >= max(self.run.phase.agents, ENOUGH) and not (self.run.cut_searches or self.run.failed_searches)
 
     def payload(self) -> dict[str, Any]:
         return {

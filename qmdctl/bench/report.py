@@ -146,7 +146,8 @@ class Report:
             for one in self.compared
         ]
         note = f"\n{self.expectation.note[:1].upper()}{self.expectation.note[1:]}." if self.expectation.note else ""
-        about = f"Preset {preset.name} is an estimate for {preset.bandwidth_of}, with 600 tokens per chunk; nobody measured it."
+        counted = "".join(f"\n{one.name[:1].upper()}{one.name[1:]}: the estimate counts {one.note}." for one in self.compared if one.note)
+        about = f"Preset {preset.name} is an estimate for {preset.bandwidth_of}; nobody measured it.{counted}"
         return table(rows, (f"preset {preset.name}", "measured", "estimate", "ratio")) + f"\n{about}{note}"
 
     def _last(self) -> str:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from qmdctl.engine import Container
     from qmdctl.settings import Settings
 
-PROOF_SECONDS = 30.0  # most for one request of the proof
+PROOF_SECONDS = 30.0  # most for one request of the proof, where no idle models have to load first
+SHORTEST_SECONDS = 0.1  # of a request when the time is over
 ROUND_TRIPS = 5
 
 
@@ -90,18 +91,22 @@ def laptop(names: Names, key: str | None) -> Target:
     return Target(names.embed, names.generation, None, key or "any", key or "any", names.origins, list(names.notes))
 
 
-def prove(target: Target, timeout_seconds: float) -> None:
-    """One small request of each kind; fills in what is served and how queries are expanded.
+def prove(target: Target, timeout_seconds: float, end: float) -> None:
+    """One small request of each kind; fills in what is served and how queries are expanded. `end` (time.monotonic()) is that of the run.
 
     QmdError with the cause and its fix where embed does not answer rightly. Without generation the searches go without expansion, as a
     client's do.
     """
-    seconds = min(timeout_seconds, PROOF_SECONDS)
+
+    def seconds() -> float:
+        return min(timeout_seconds, PROOF_SECONDS, _left(end))
+
     with httpx.Client(trust_env=False, verify=target.trust(target.embed_url)) as client:
-        probe = _probe(target, "embed", target.embed_url, target.embed_key, seconds, client)
+        probe = _probe(target, "embed", target.embed_url, target.embed_key, seconds(), client)
         for action in (probe.health, probe.embedding, lambda: probe.rerank(fitting_first=False)):
-            _or_end(action, target)
-        target.facts = facts(client, target.embed_url, seconds)
+            probe.timeout_seconds = min(probe.timeout_seconds, _left(end))  # which an idle service's /health has made longer
+            _or_end(action, target, end)
+        target.facts = facts(client, target.embed_url, seconds())
         target.round_trips["embed"] = _round_trip(client, target.embed_url, seconds)
     if target.generate_url:
         with httpx.Client(trust_env=False, verify=target.trust(target.generate_url)) as client:
@@ -113,13 +118,18 @@ def prove(target: Target, timeout_seconds: float) -> None:
         target.models.pop("generate", None)
 
 
-def _prove_generation(target: Target, client: httpx.Client, seconds: float) -> None:
+def _left(end: float) -> float:
+    return max(end - time.monotonic(), SHORTEST_SECONDS)
+
+
+def _prove_generation(target: Target, client: httpx.Client, seconds: Callable[[], float]) -> None:
     service = "embed" if target.generate_url == target.embed_url else "vllm"
-    probe = _probe(target, service, target.generate_url, target.generate_key, seconds, client)
+    probe = _probe(target, service, target.generate_url, target.generate_key, seconds(), client)
     try:
         probe.chat()
         target.expansion = "chat"
     except (Broken, Locked) as refused:
+        probe.timeout_seconds = seconds()
         try:
             probe.completion()
         except (Broken, Locked):
@@ -154,13 +164,13 @@ def facts(client: httpx.Client, url: str, seconds: float) -> dict[str, Any]:
     return {name: value for name, value in told.items() if isinstance(value, str | int)}
 
 
-def _round_trip(client: httpx.Client, url: str, seconds: float) -> float:
+def _round_trip(client: httpx.Client, url: str, seconds: Callable[[], float]) -> float:
     """The median of a few /health on a connection that is open already: the way there and back, and nothing computed."""
     taken = []
     for _ in range(ROUND_TRIPS + 1):
         started = time.perf_counter()
         try:
-            exchange(client, "GET", f"{url}/health", seconds)
+            exchange(client, "GET", f"{url}/health", seconds())
         except httpx.HTTPError:
             continue
         taken.append(time.perf_counter() - started)
@@ -171,11 +181,13 @@ def _probe(target: Target, service: str, url: str, key: str | None, seconds: flo
     return LaptopProbe(service, url, seconds, key, client) if target.laptop else Probe(service, url, seconds, key, client)
 
 
-def _or_end(action: Callable[[], str], target: Target) -> None:
+def _or_end(action: Callable[[], str], target: Target, end: float) -> None:
     try:
         action()
     except Broken as broken:
         first = f"Nothing was measured: {target.embed_url}: {broken.why}"
+        if time.monotonic() >= end:
+            raise QmdError(f"{first}, and with that the time was over", "more time: --seconds 600") from None
         raise QmdError(first, broken.fix or ("qmdctl test" if target.laptop else "qmdctl health")) from None
     except Locked as locked:
         fix = "from a laptop that has the capability: qmdctl bench --embed-url https://qmd-embed.TAILNET.ts.net"

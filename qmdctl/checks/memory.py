@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from qmdctl.checks.context import GPU_KEYS, Context, Unavailable
 from qmdctl.checks.finding import Finding
@@ -20,6 +21,8 @@ def check(context: Context) -> Iterator[Finding]:
     try:
         profiles = "generation" if "vllm" in context.services else ""
         plan = plan_from({**settings, "COMPOSE_PROFILES": profiles}, cpu=settings.cpu)
+        if "embed" not in settings.services:  # on another box (qmdctl scale)
+            plan = replace(plan, embed_model=None, rerank_model=None)
         budget = make_budget(plan, lambda model: model_config(model, context.hub_cache), hardware)
     except ValueError as error:
         yield Finding("memory", "failure", str(error), "", "correct it in .env", True)

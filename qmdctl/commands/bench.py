@@ -31,7 +31,7 @@ def bench(
     agents: Annotated[
         str, typer.Option(metavar="N,…", help="How many search at the same time; a phase of each kind for each number.")
     ] = "1,5",
-    seconds: Annotated[float, typer.Option(metavar="SECONDS", min=5, max=3600, help="At most, for the whole run.")] = 120.0,
+    seconds: Annotated[float, typer.Option(metavar="SECONDS", min=5, max=3600, help="At most, for all requests together.")] = 120.0,
     searches: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="At most, for each agent in each phase.")] = 20,
     batches: Annotated[
         int, typer.Option(metavar="N", min=1, max=10_000, help="At most, for each client that indexes, where nobody searches.")
@@ -52,6 +52,8 @@ def bench(
     project, else what tailscale finds, else --embed-url. Exit status 1 where nothing could be measured.
     """
     import secrets
+    import time
+    from dataclasses import replace
 
     from qmdctl.bench.load import Limits, Run
     from qmdctl.bench.target import parse_agents, prove
@@ -71,8 +73,9 @@ def bench(
     terminal.note(
         f"Measuring {target.embed_url}{f' and {target.generate_url}' if target.generate_url else ''} for up to {seconds:g} s …", "dim"
     )
-    prove(target, timeout)
-    run = Run(Workload(expansion=target.expansion), limits)
+    end = time.monotonic() + seconds
+    prove(target, timeout, end)
+    run = Run(Workload(expansion=target.expansion), replace(limits, seconds=max(end - time.monotonic(), 0.0)))
     seed = seed or secrets.token_hex(3)
     measure(terminal, target, run, seed, timeout)
     report = report_of(target, run, seed, history, expectation_of(target, preset))

@@ -123,8 +123,8 @@ def init(
     terminal.result(f"{text}\nAPI key, shown this once: {key}" if key else text, data)
     if api_key:
         stored = f"secrets/{SECRET_FILES['API_KEYS_FILE']}"
-        there = f"A key was there and is kept: {stored}" if key is None else f"Its digest is in {stored}, the key itself nowhere"
-        terminal.note(f"{there}. Another one: qmdctl keys add NAME")
+        kept = f"A key was there and is kept: {stored}" if key is None else f"Its digest is in {stored}, the key itself nowhere"
+        terminal.note(f"{kept}. Another one: qmdctl keys add NAME")
 
 
 def profiles_of(before: Mapping[str, str], generation_url: str | None, tailnet: bool, narrow: bool) -> list[str]:

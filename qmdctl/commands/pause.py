@@ -10,6 +10,7 @@ from qmdctl.commands.common import Invocation, JsonOption, invocation, parse_sec
 
 if TYPE_CHECKING:
     from qmdctl.engine import Container
+    from qmdctl.hardware import Hardware
     from qmdctl.settings import Settings
 
 PausedArgument = Annotated[list[str] | None, typer.Argument(metavar="SERVICE", help="embed or vllm; none named: both.")]
@@ -44,7 +45,7 @@ def pause(
     services = loading_services(call, settings, service)
     engine, compose = Engine.connect(), call.compose(settings)
     there = engine.containers(settings.name)
-    before = free_bytes(engine.host, settings)
+    before = free_bytes(engine.host, settings, services)
 
     def draining(line: dict[str, Any]) -> None:
         terminal.note(f"embed: {line.get('requests', 0)} requests in flight, {line.get('queued_tokens', 0)} tokens queued", "dim")
@@ -57,7 +58,7 @@ def pause(
                 compose.run("--profile", "*", "stop", "vllm")
         except KeyboardInterrupt:
             raise InterruptedByUser("Interrupted. What was not paused yet goes on serving.", "qmdctl status") from None
-    after = free_bytes(engine.host, settings)
+    after = free_bytes(engine.host, settings, services)
     freed = "" if before is None or after is None else f" Free memory: {human_bytes(before)} before, {human_bytes(after)} now."
     again = " ".join(["qmdctl resume", *(service or [])])
     terminal.result(
@@ -81,14 +82,23 @@ def _stoppable(container: Container) -> bool:
     return container.state in ("running", "restarting")
 
 
-def free_bytes(host: str, settings: Settings) -> int | None:
-    """Memory that a program can have: the card's, or the machine's where they share it. None where the engine is another machine's."""
+def free_bytes(host: str, settings: Settings, services: list[str]) -> int | None:
+    """Memory that a program can have, as `free_on`. None where the engine is another machine's."""
     from qmdctl.hardware import find_hardware
 
-    if not host.startswith("unix://"):
-        return None
-    hardware = find_hardware()
-    card = hardware.gpu(settings["EMBED_GPU"])
-    if card is not None and not card.unified:
-        return card.free_bytes
-    return hardware.available_bytes or None
+    return free_on(find_hardware(), settings, services) if host.startswith("unix://") else None
+
+
+def free_on(hardware: Hardware, settings: Settings, services: list[str]) -> int | None:
+    """Of the cards of these services together, each counted once; the machine's where it shares its memory or has no such card.
+
+    None where nothing tells it.
+    """
+    from qmdctl.checks.context import GPU_KEYS
+
+    found = {hardware.gpu(settings[GPU_KEYS[service]]) for service in services}
+    cards = [card for card in found if card is not None and not card.unified]
+    if len(cards) < len(found) or not cards:
+        return hardware.available_bytes or None
+    free = [card.free_bytes for card in cards if card.free_bytes is not None]
+    return sum(free) if len(free) == len(cards) else None

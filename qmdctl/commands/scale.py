@@ -75,6 +75,8 @@ def scale(
         raise ConfigurationError(f"--model: {model!r} is no id of a model", "--model OWNER/NAME")
     if revision and not revision.replace(".", "").replace("-", "").replace("_", "").isalnum():
         raise ConfigurationError(f"--revision: {revision!r} is no revision", "--revision COMMIT, as the hub shows it")
+    if out is not None and not out.name.strip("."):
+        raise ConfigurationError(f"--out: {str(out)!r} is no folder of its own, and it is copied to the worker as a whole", "--out plan")
     with_embed: Role | None = "head" if embed_on == "head" else None
     plan, known = plan_of(call, model, max_model_len, max_num_seqs, kv_cache_gb)
     read = read_model(model, config_of(model, config, known), plan, weights_gb, kv_bytes_per_token)
@@ -83,7 +85,7 @@ def scale(
     for share in shares:
         here = with_embed == share.role
         rendered[share.role] = files(boxes, share.role, env_lines(boxes, share, model, revision, max_model_len, max_num_seqs, here), here)
-    order = steps(boxes, with_embed is not None)
+    order = steps(boxes, with_embed is not None, out)
     notes = [NOT_RUN]
     if one_box(read, plan, int(memory_gib * GIB)):
         notes.insert(0, f"{model} fits on one box of this size. On one it answers sooner: each layer waits for the cable twice.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from qmdctl.index.database import Chunk, Index
@@ -22,6 +22,11 @@ ON_LAPTOP, ON_BOX = "on this laptop", "on the GPU box"
 
 Kind = Literal["same", "different", "mixed", "unknown"]
 State = Literal["ok", "made raw", "made native", "foreign"]
+KINDS: dict[State, str] = {
+    "made raw": "of its model under PROMPT_POLICY=raw",
+    "made native": "of its model under PROMPT_POLICY=native",
+    "foreign": "of another model or prompt",
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Verdict:
 
 
 EMBED_AGAIN = Step(ON_LAPTOP, "qmd embed -f", "embeds every document again, through the server")
+READ_AGAIN = Step(ON_LAPTOP, "qmd update, then qmd embed", "reads the collections again and embeds what has no vector; then compare again")
 
 
 def compare(index: Index, server: EmbedServer) -> Verdict:
@@ -92,11 +98,21 @@ def compare(index: Index, server: EmbedServer) -> Verdict:
         )
         return Verdict("different", sentence, [EMBED_AGAIN], **facts)
     if not index.chunks:
-        sentence = "It cannot be told: no stored vector belongs to a document that is still there and whose text is known for certain."
-        return Verdict("unknown", sentence, [EMBED_AGAIN], **facts)
+        otherwise = replace(EMBED_AGAIN, effect="where that changes nothing: embeds every document again, through the server")
+        return Verdict("unknown", f"It cannot be told: {_why_not(index)}.", [READ_AGAIN, otherwise], **facts)
     matches = match(index.chunks, server)
     kind, sentence, steps = judge(matches, facts["policy"])
     return Verdict(kind, sentence, steps, matches, **facts)
+
+
+def _why_not(index: Index) -> str:
+    """Why there is no vector whose text is known."""
+    if not index.attached:
+        return f"the {index.vectors} vectors are of documents that are no longer in the collections"
+    return (
+        f"of the {index.attached} vectors of documents that are there none has a text that is known for certain: vectors are missing, or "
+        "this client cuts in another way"
+    )
 
 
 def match(chunks: Sequence[Chunk], server: EmbedServer) -> list[Match]:
@@ -144,10 +160,11 @@ def judge(matches: Sequence[Match], policy: str) -> tuple[Kind, str, list[Step]]
             said = f"Index and server speak the same space, but for a small difference (cosine {lowest:.3f}): other weights of one model."
             return "same", said, []
         return "same", "Index and server speak the same space.", []
-    if len(states) > 1 and states["ok"]:
-        said = f"The index is of two kinds: {states['ok']} of {len(matches)} vectors looked at are of the server's space, the others not."
+    if len(states) > 1:
+        others = ", ".join(f"{count} {KINDS[state]}" for state, count in states.most_common() if state != "ok")
+        said = f"The index is of several kinds: {states['ok']} of {len(matches)} vectors looked at are of the server's space, {others}."
         return "mixed", said, [EMBED_AGAIN]
-    state = states.most_common(1)[0][0]
+    (state,) = states
     before = "Index and server have one model but not one prompt policy: the stored vectors were made from"
     if state == "made raw":
         said = f"{before} the texts as the client sent them, and the server rewrites these (PROMPT_POLICY={policy or 'native'})."

@@ -29,6 +29,7 @@ NEEDED = {
     "documents": {"hash", "path", "title", "active"},
     "content_vectors": {"hash", "seq", "pos", "model", "embedded_at"},
 }
+ATTACHED = "SELECT count(*) FROM content_vectors WHERE hash IN (SELECT hash FROM documents WHERE active = 1)"
 OTHER_SCHEMA = "is it QMD's? qmd status prints the index's file; a client that is older or newer may have other tables: qmd embed -f"
 
 
@@ -46,11 +47,15 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Index:
-    """`models`: the names that the client stored, with the number of vectors of each. `dimensions` is 0 where there are no vectors."""
+    """`models`: the names that the client stored, with the number of vectors of each. `dimensions` is 0 where there are no vectors.
+
+    `attached`: the vectors of documents that are still there.
+    """
 
     path: Path
     documents: int
     vectors: int
+    attached: int
     dimensions: int
     models: dict[str, int]
     scores: int
@@ -73,6 +78,7 @@ def read_index(path: Path) -> Index:
             path=path,
             documents=connection.execute("SELECT count(*) FROM documents WHERE active = 1").fetchone()[0],
             vectors=sum(models.values()),
+            attached=connection.execute(ATTACHED).fetchone()[0],
             dimensions=vectors.dimensions,
             models=models,
             scores=scores,

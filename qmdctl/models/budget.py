@@ -5,7 +5,7 @@ Sizes are bytes; GB is 1e9, GiB 2**30. What each part is from:
     weights      parameters × bytes of the type (size.py), of the checkpoint's own quantisation
     KV cache     VLLM_KV_CACHE_GB; without it what VLLM_GPU_MEMORY_UTILIZATION leaves
     workspace    the activations of one micro-batch (size.py), and for vLLM the logits of a step in float32
-    runtime      what a process takes beside that (RUNTIME)
+    runtime      what a process takes beside that (RUNTIME); for vLLM on several boxes also NCCL's buffers (ranks.py)
     reserve      what the rest of the machine is left (plan.py)
 """
 
@@ -19,6 +19,7 @@ from qmdctl.errors import ConfigurationError
 from qmdctl.hardware import Gpu, Hardware
 from qmdctl.models.advice import overcommit
 from qmdctl.models.plan import GB, Budget, Memory, Part, Place, Plan, Problem
+from qmdctl.models.ranks import NCCL_BYTES, kv_of_rank, ranks_of, weights_of_rank
 from qmdctl.models.size import BYTES, activation_bytes, kv_bytes_per_token, number, weight_bytes
 
 Config = Mapping[str, Any]
@@ -73,6 +74,7 @@ def plan_from(values: Mapping[str, str], *, cpu: bool) -> Plan:
         max_batch_tokens=int(default_number("MAX_BATCH_TOKENS", 16_384)),
         embed_gpu=text("EMBED_GPU", "0"),
         generate_gpu=text("VLLM_GPU", "0"),
+        generate_ranks=1 if cpu else ranks_of(values.get("VLLM_EXTRA_ARGS", "")),
     )
 
 
@@ -113,16 +115,17 @@ def embed_need(plan: Plan, configs: Callable[[str], Config]) -> tuple[int, int]:
 
 
 def generate_need(plan: Plan, config: Config) -> tuple[int, int]:
-    """(bytes of the weights, bytes of the workspace) of the generation model."""
+    """(bytes of the weights, bytes of the workspace) of the generation model, on one of its ranks."""
     dtype = _generate_dtype(plan)
     tokens = VLLM_BATCH_TOKENS if plan.max_model_len > VLLM_BATCH_TOKENS else max(plan.max_model_len, 2048)
     logits = plan.max_num_seqs * number(config, "vocab_size") * 4
-    return weight_bytes(config, dtype), activation_bytes(config, tokens, dtype) + logits
+    # Activations and logits count whole, although most of them is split, so that the plan is never too small.
+    return weights_of_rank(weight_bytes(config, dtype), plan.generate_ranks), activation_bytes(config, tokens, dtype) + logits
 
 
 def sequence_bytes(plan: Plan, config: Config) -> int:
-    """KV cache of one sequence of the longest length."""
-    return kv_bytes_per_token(config, _generate_dtype(plan)) * plan.max_model_len
+    """KV cache of one sequence of the longest length, on one rank."""
+    return kv_of_rank(kv_bytes_per_token(config, _generate_dtype(plan)) * plan.max_model_len, config, plan.generate_ranks)
 
 
 def _parts(
@@ -165,15 +168,16 @@ def _embed_part(plan: Plan, configs: Callable[[str], Config], kind: str, problem
 
 def _generate_part(plan: Plan, config: Config, kind: str, total: int, problems: list[Problem]) -> Part:
     weights, workspace = generate_need(plan, config)
-    runtime, sequence = RUNTIME["vllm", kind], sequence_bytes(plan, config)
+    runtime = RUNTIME["vllm", kind] + (NCCL_BYTES if plan.generate_ranks > 1 else 0)
+    sequence, ranks = sequence_bytes(plan, config), f" (one of {plan.generate_ranks} ranks)" if plan.generate_ranks > 1 else ""
     fixed = weights + workspace + runtime
     # At its start vLLM refuses unless utilization × total is free, also where the KV cache is given (vLLM 0.12, GPU worker).
     share = 0 if kind == "cpu" else int(plan.utilization * total)
     if plan.kv_cache_gb is not None or kind == "cpu":
         kv = int((1 if plan.kv_cache_gb is None else plan.kv_cache_gb) * GB)
-        detail = _detail(weights=weights, kv_cache=kv, workspace=workspace, runtime=runtime)
+        detail = _detail(weights=weights, kv_cache=kv, workspace=workspace, runtime=runtime) + ranks
         return Part("vllm", max(share, fixed + _with_sequence(plan, kv, sequence, problems)), fixed, detail)
-    detail = _detail(weights=weights, kv_cache=max(0, share - fixed), workspace=workspace, runtime=runtime)
+    detail = _detail(weights=weights, kv_cache=max(0, share - fixed), workspace=workspace, runtime=runtime) + ranks
     if share < fixed + sequence:
         least = math.ceil(100 * (fixed + sequence) / total) / 100 if total else 1.0
         raised = f"set VLLM_GPU_MEMORY_UTILIZATION={least:.2f} in .env, or " if least < 1 else ""

@@ -87,3 +87,4 @@ class Plan:
     max_batch_tokens: int = 16_384
     embed_gpu: str = "0"
     generate_gpu: str = "0"
+    generate_ranks: int = 1  # devices that share the generation model; one of them is planned here

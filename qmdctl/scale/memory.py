@@ -14,12 +14,12 @@ from typing import Any
 from qmdctl.errors import ConfigurationError
 from qmdctl.models.budget import RUNTIME, VLLM_BATCH_TOKENS, embed_need
 from qmdctl.models.plan import GB, GIB, RESERVE, Part, Place, Plan
+from qmdctl.models.ranks import NCCL_BYTES
 from qmdctl.models.size import activation_bytes, key_value_heads, kv_bytes_per_token, number, weight_bytes
 from qmdctl.scale.boxes import ROLES, Role, Way
 
 Config = Mapping[str, Any]
 BOXES = 2
-NCCL_BYTES = 1 * GB  # an estimate: the buffers of its channels
 RAY_BYTES = 700_000_000  # an estimate: its processes on a box; its object store is OBJECT_STORE_BYTES
 OBJECT_STORE_BYTES = 1 * GIB
 LARGEST_UTILIZATION = 0.90

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 from qmdctl.bench.advice import Measured, advise
@@ -16,7 +18,7 @@ from qmdctl.bench.history import KEPT, History, figures_kept, key_of
 from qmdctl.bench.load import Limits, PhaseRun, Run, Search
 from qmdctl.bench.plan import SIZES, Estimate, Phase, fitting, phases, shares
 from qmdctl.bench.report import Report
-from qmdctl.bench.target import Target, box, parse_agents
+from qmdctl.bench.target import Target, box, parse_agents, prove
 from qmdctl.bench.texts import Notes
 from qmdctl.bench.workload import EMBEDDED, RERANKED, Requests, Workload, variants
 from qmdctl.engine import Container
@@ -171,6 +173,31 @@ def test_advice_follows_the_largest_share() -> None:
     assert "89% of a search" in slow_rerank["rerank"] and "6000 tokens/s" in slow_rerank["rerank"] and "expansion" not in slow_rerank
 
 
+def test_of_few_searches_it_is_a_guess() -> None:
+    """Fewer than three, fewer than agents, or the slower ones cut."""
+    words = {"facts": GPU}
+    assert said_of(searches(*[search()] * 2), **words)["rerank"].startswith("Perhaps, as few searches")
+    whole = said_of(searches(*[search()] * 3), **words)
+    assert whole["rerank"].startswith("The rerank is 62%")
+    cut = searches(*[search()] * 3)
+    cut.cut_searches = 1
+    assert said_of(cut, **words)["rerank"].startswith("Perhaps")
+    one, five = searches(*[search()] * 3, seconds=24.3), searches(*[search()] * 5, agents=5, seconds=40)
+    assert said_of(one, five, **words)["agents"].startswith("5 agents get 0.12 searches/s together, one alone 0.12")
+    four = searches(*[search()] * 4, agents=5, seconds=32)
+    assert said_of(one, four, **words)["agents"].startswith("Perhaps")
+    under = searches(*[search(queue=6.0)] * 2, name="searches under indexing")
+    assert said_of(one, under, **words)["under indexing"].startswith("Perhaps")
+
+
+def test_five_agents_are_not_compared_with_themselves() -> None:
+    five = searches(*[search()] * 100, agents=5, seconds=40)
+    said = said_of(five, searches(*[search(queue=9.0)] * 9, agents=1, name="searches under indexing"), facts=GPU)
+    assert "agents" not in said and "queue" not in said
+    assert "under indexing" not in said  # of one agent, and alone there were five
+    assert "62% of a search" in said["rerank"]
+
+
 def test_advice_on_the_device() -> None:
     assert "DEVICE=cuda" in said_of(searches(search()), facts={"device": "cpu", "attention": "sdpa"})["device"]
     assert "USE_FLASH_ATTN" in said_of(searches(search()), facts={"device": "cuda:0", "attention": "sdpa"})["device"]
@@ -183,6 +210,8 @@ def test_advice_on_the_way() -> None:
     assert "network" not in said_of(searches(search()), facts=GPU, round_trips={"embed": 0.08})
     batch = indexing(3.0, queue=0.0, tokenise=0.1, compute=1.0)
     assert "63% of a batch" in said_of(batch, facts=GPU, round_trips={"embed": 0.001})["network"]
+    near = said_of(searches(search(way=4.0)), facts=GPU, round_trips={"embed": 0.001})
+    assert "micro-batch of others" in near["network"] and "GET /metrics" in near["network"]
 
 
 def test_advice_under_indexing_names_where_it_grew() -> None:
@@ -191,6 +220,8 @@ def test_advice_under_indexing_names_where_it_grew() -> None:
     assert (
         "TARGET_BATCH_MS" in waits["under indexing"] and "added to rerank" in waits["under indexing"] and "queue" in waits["under indexing"]
     )
+    behind = said_of(searches(search()), searches(search(way=6.0), name=name), facts=GPU)
+    assert "6.00 s of it in rest: a search waits for the rest of one micro-batch, which is not in queue" in behind["under indexing"]
     shared = said_of(searches(search()), searches(search(expansion=12.0), name=name), facts=GPU)
     assert "share one device" in shared["under indexing"]
     assert "under indexing" not in said_of(searches(search()), searches(search(queue=1.0), name=name), facts=GPU)
@@ -220,6 +251,10 @@ def test_comparison_with_the_preset(tmp_path: Path) -> None:
     assert a_search.ratio == pytest.approx(8.1 / 7.8) and chunks.ratio == pytest.approx(10_000 / (32 / 3) / 60 / 15)
     assert compare(expectation.preset, figures, Workload(candidates=20))[0].ratio is None
     assert "smaller" in compare(expectation.preset, figures, Workload(candidates=20))[0].reason
+    assert a_search.note == "80 generated tokens; here 80" and chunks.note == "600 tokens a chunk; here 600"
+    assert not compare(expectation.preset, figures, Workload(candidates=20))[0].note
+    whole, smaller = compare(expectation.preset, figures, Workload(batch=16))
+    assert whole.ratio == a_search.ratio and smaller.ratio is None and "16 chunks in place of 32" in smaller.reason
     other = box_preset(settings, spark, {**own, "embed": "intfloat/e5-small"})
     assert other.preset is None and "Qwen/Qwen3-Embedding-4B" in other.reason
     assert "other models" in named_preset("8", own).note and not named_preset("spark", own).note
@@ -288,6 +323,26 @@ def test_generation_through_embed_needs_its_key(tmp_path: Path) -> None:
     assert nowhere.generate_url == "" and "no text is generated" in nowhere.notes[0]
 
 
+@pytest.mark.parametrize("status", ["ok", "idle"])
+def test_the_proof_ends_with_the_whole(monkeypatch: pytest.MonkeyPatch, status: str) -> None:
+    """FAKE answers: a /health, and nothing after it, as of models that load for longer than there is time."""
+    limits: list[float] = []
+    now = [1000.0]
+
+    def exchange(client: Any, method: str, url: str, seconds: float, **options: Any) -> httpx.Response:
+        limits.append(seconds)
+        now[0] += seconds if method == "POST" else 1.0
+        if method == "POST":
+            raise httpx.ReadTimeout("no answer")
+        return httpx.Response(200, json={"status": status})
+
+    monkeypatch.setattr("qmdctl.probes.exchange", exchange)
+    monkeypatch.setattr("qmdctl.bench.target.time", SimpleNamespace(monotonic=lambda: now[0]))
+    with pytest.raises(QmdError, match="the time was over") as error:
+        prove(Target("http://a", ""), 120.0, now[0] + 20)
+    assert limits == [5.0, 19.0] and "--seconds" in error.value.fix
+
+
 @pytest.mark.parametrize("text", ["", "0", "65", "1,2,3,4,5", "one", "1;5", "-1"])
 def test_agents_that_cannot_be(text: str) -> None:
     with pytest.raises(ConfigurationError, match="--agents"):
@@ -305,3 +360,13 @@ def test_the_table_says_what_there_are_too_few_samples_for() -> None:
     text = report.text()
     assert "p95 needs 20 searches" in text and "8.10 s" in text and "10.7" in text and "no batch" in text and "left out" in text
     assert report.payload()["phases"][0]["searches"]["p95_seconds"] is None
+
+
+def test_the_table_says_what_the_estimate_counts_with() -> None:
+    run = Run(Workload(batch=16), Limits(), [searches(search()), indexing()])
+    figures, expectation = [phase_figures(one) for one in run.done], named_preset("spark", {})
+    assert expectation.preset is not None
+    compared = compare(expectation.preset, figures, run.workload)
+    text = Report(Target("http://a", "http://b"), run, "7f3a", figures, expectation, compared).text()
+    assert "Search: the estimate counts 80 generated tokens; here 80." in text
+    assert "16 chunks in place of 32" in text and "tokens a chunk" not in text

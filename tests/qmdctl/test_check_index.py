@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import httpx
 import pytest
 
 from qmdctl.errors import QmdError
-from qmdctl.index.compare import Verdict, compare, cosine
-from qmdctl.index.database import read_index
-from qmdctl.index.forms import GEMMA_FORM
+from qmdctl.index.compare import Match, Verdict, compare, cosine, judge
+from qmdctl.index.database import Chunk, read_index
+from qmdctl.index.forms import DOCUMENT_FORM, GEMMA_FORM, LITERAL_FORM
 from qmdctl.index.report import healthy
 from qmdctl.index.server import EmbedServer
 from tests.qmdctl.conftest import Run
@@ -113,6 +114,19 @@ def test_an_index_of_two_kinds(index: Path, service: ServiceProcess) -> None:
     assert verdict.steps[0].command == "qmd embed -f"
 
 
+@pytest.mark.parametrize("policy", ["native", "raw"])
+def test_other_kinds_together_are_not_kept_by_a_policy(policy: str) -> None:
+    """No vector of the server's, and more of its model under the other policy than of another model."""
+    form = LITERAL_FORM if policy == "native" else DOCUMENT_FORM
+    chunk = Chunk("a_0", "a.md", (), "text", "embeddinggemma", array("f"))
+    kept, foreign = Match(chunk, form, 0.9999), Match(chunk, form, 0.4)
+    kind, said, steps = judge([kept] * 7 + [foreign] * 5, policy)
+    assert (kind, [step.command for step in steps]) == ("mixed", ["qmd embed -f"])
+    assert "0 of 12" in said and "7 of its model under PROMPT_POLICY=" in said and "5 of another model" in said
+    alone = judge([kept] * 12, policy)
+    assert alone[0] == "different" and any("PROMPT_POLICY=" in step.command for step in alone[2])
+
+
 def test_an_index_made_where_texts_were_left_alone(index: Path, service: ServiceProcess, raw_service: ServiceProcess) -> None:
     put_vectors(index, embedded(index, raw_service))
     assert judged(index, raw_service).kind == "same"
@@ -137,8 +151,6 @@ def test_a_client_that_sends_title_and_text(index: Path, raw_service: ServicePro
 
 def test_vectors_that_the_client_cut(index: Path, service: ServiceProcess) -> None:
     """One that keeps the first 128 numbers of a vector."""
-    from array import array
-
     with sqlite3.connect(index) as connection:
         (blob,) = connection.execute("SELECT vectors FROM vectors_vec_vector_chunks00").fetchone()
         whole = array("f", blob)
@@ -170,8 +182,18 @@ def test_vectors_whose_documents_are_gone(index: Path, service: ServiceProcess) 
     run_sql(index, "UPDATE documents SET active = 0", "DELETE FROM llm_cache")
     read, verdict = read_index(index), judged(index, service)
     assert verdict.kind == "unknown"
-    assert "cannot be told" in verdict.sentence
+    assert f"cannot be told: the {VECTORS} vectors are of documents that are no longer in the collections" in verdict.sentence
+    assert [step.command for step in verdict.steps] == ["qmd update, then qmd embed", "qmd embed -f"]
     assert not healthy(read, verdict)
+
+
+def test_vectors_whose_texts_cannot_be_told(index: Path, service: ServiceProcess) -> None:
+    """Of every document the first chunks have no vector, as of a client that was stopped."""
+    run_sql(index, "UPDATE content_vectors SET seq = seq + 100", "DELETE FROM llm_cache")
+    read, verdict = read_index(index), judged(index, service)
+    assert read.attached == VECTORS and not read.chunks
+    assert verdict.kind == "unknown"
+    assert "none has a text that is known for certain" in verdict.sentence
 
 
 def test_no_server(index: Path, qmdctl: Run) -> None:

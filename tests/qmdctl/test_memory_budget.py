@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from qmdctl.errors import ConfigurationError
 from qmdctl.hardware import Gpu, Hardware
-from qmdctl.models.budget import make_budget, plan_from
+from qmdctl.models.budget import make_budget, plan_from, sequence_bytes
 from qmdctl.models.known import model_config
-from qmdctl.models.plan import GB, GIB, Budget, Plan
+from qmdctl.models.plan import GB, GIB, Budget, Plan, Problem
 from tests.qmdctl.machines import SPARK, card, machine
 
 FOUR = Plan("Qwen/Qwen3-Embedding-4B", "Qwen/Qwen3-Reranker-4B", "Qwen/Qwen3-4B", embed_memory_gb=24, kv_cache_gb=6)
@@ -114,6 +114,56 @@ def test_a_precision_that_the_service_refuses_is_named(key: str, dtype: str, tmp
     with pytest.raises(ConfigurationError, match=f"^{key}={dtype} is not a precision") as caught:
         budget(plan_from({key: dtype}, cpu=False), machine(tmp_path, SPARK, total_gib=121.7, available_gib=112))
     assert caught.value.fix.startswith(f"set {key} to auto, bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("options", "ranks"),
+    [
+        ("--host 10.0.0.1 --tensor-parallel-size 2 --nnodes 2", 2),
+        ("--tensor-parallel-size=4", 4),
+        ("-tp 2 --headless", 2),
+        ("-tp=2", 2),
+        ("--tensor_parallel_size 2", 2),
+        ("--tensor-parallel-size 2 -tp 4", 4),  # the last one counts
+        ("", 1),
+        ("--served-model-name tensor-parallel-size 2", 1),
+        ("--tensor-parallel-size", 1),
+        ("--tensor-parallel-size two", 1),
+        ("--tensor-parallel-size 0", 1),
+        ("-tp -2", 1),
+        ("--tensor-parallel-size 2 --served-model-name 'not closed", 1),
+    ],
+)
+def test_ranks_are_read_out_of_vllms_options(options: str, ranks: int) -> None:
+    assert plan_from({"VLLM_EXTRA_ARGS": options}, cpu=False).generate_ranks == ranks
+    assert plan_from({"VLLM_EXTRA_ARGS": options}, cpu=True).generate_ranks == 1  # all of them are on this processor
+
+
+def test_one_of_two_boxes_counts_half_of_the_weights_and_of_a_text(tmp_path: Path) -> None:
+    spark = machine(tmp_path, SPARK, total_gib=121.7, available_gib=112)
+    whole, half = (replace(FOUR, kv_cache_gb=None, max_model_len=40_960, generate_ranks=ranks) for ranks in (1, 2))
+    vllm = [next(part for part in budget(plan, spark).places[0].parts if part.service == "vllm") for plan in (whole, half)]
+    assert vllm[0].fixed_bytes - vllm[1].fixed_bytes == pytest.approx(8.04 * GB / 2 - 1 * GB, rel=0.01)  # and NCCL's buffers
+    assert "one of 2 ranks" in vllm[1].detail and "ranks" not in vllm[0].detail
+    (problem,) = budget(replace(half, kv_cache_gb=1), spark).problems
+    assert "VLLM_KV_CACHE_GB=3.1" in problem.fix  # 40,960 × 72 KiB
+    # The only key/value head is on both.
+    one_head = {**model_config("Qwen/Qwen3-4B"), "num_key_value_heads": 1}
+    assert sequence_bytes(half, one_head) == sequence_bytes(whole, one_head)
+    assert sequence_bytes(replace(half, generate_ranks=16), model_config("Qwen/Qwen3-4B")) == sequence_bytes(whole, one_head)
+
+
+def test_a_model_of_two_boxes_fits_each_of_them(tmp_path: Path) -> None:
+    spark = machine(tmp_path, SPARK, total_gib=119.7, available_gib=114)
+    large = {**model_config("Qwen/Qwen3-8B"), "num_hidden_layers": 36 * 8, "num_attention_heads": 32}
+
+    def problems(options: str) -> tuple[Problem, ...]:
+        values = {"VLLM_MODEL": "large", "VLLM_KV_CACHE_GB": "5", "VLLM_GPU_MEMORY_UTILIZATION": "0.6", "VLLM_EXTRA_ARGS": options}
+        plan = plan_from({**values, "EMBED_MEMORY_GB": "18"}, cpu=False)
+        return make_budget(plan, lambda model: large if model == "large" else model_config(model), spark).problems
+
+    assert "Not starting" in problems("")[0].message
+    assert problems("--tensor-parallel-size 2 --nnodes 2 --node-rank 0") == ()
 
 
 def suggested(made: Budget) -> dict[str, str]:

@@ -7,13 +7,16 @@ import re
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
 
+from qmdctl.commands.pause import free_on
 from qmdctl.commands.resume import load_embed
 from qmdctl.control import control, phase_of_line
 from qmdctl.errors import MissingError, QmdError, WaitTimeoutError
+from qmdctl.hardware import MIB
 from qmdctl.inside import Unknown
 from qmdctl.probes import Broken, Probe
 from qmdctl.startup.causes import cause_of
@@ -23,6 +26,8 @@ from qmdctl.startup.phases import phase_of
 from qmdctl.terminal import Terminal
 from tests.qmdctl.catalogs import Local
 from tests.qmdctl.containers import container
+from tests.qmdctl.machines import SPARK, card, machine
+from tests.qmdctl.projects import settings_of
 from tests.support.service import ServiceProcess, poll
 
 LONG = 300.0  # seconds, on a machine that does much else
@@ -108,6 +113,19 @@ def test_a_paused_service_and_an_idle_one(state: str, probe: dict[str, str], pha
     assert (found.name, found.ready) == (phase, ready)
     if fix:
         assert cause_of(seen, found, []).fix == fix
+
+
+def test_the_memory_told_is_that_of_the_cards_that_are_freed(tmp_path: Path) -> None:
+    two = machine(tmp_path, card("NVIDIA GeForce RTX 4090", 24564, free=1000), card("NVIDIA GeForce RTX 3090", 24576, index=1, free=500))
+    apart = settings_of(tmp_path, {"EMBED_GPU": "0", "VLLM_GPU": "GPU-00000001-0000-0000-0000-000000000000"})
+    assert [free_on(two, apart, names) for names in (["embed"], ["vllm"], ["embed", "vllm"])] == [1000 * MIB, 500 * MIB, 1500 * MIB]
+    together = settings_of(tmp_path, {"EMBED_GPU": "1", "VLLM_GPU": "1"})
+    assert free_on(two, together, ["embed", "vllm"]) == 500 * MIB
+    # What has no memory of its own, or is not there: the machine's.
+    spark = machine(tmp_path, SPARK, total_gib=121.7, available_gib=31)
+    assert free_on(spark, settings_of(tmp_path), ["vllm"]) == spark.available_bytes
+    assert free_on(two, settings_of(tmp_path, {"VLLM_GPU": "7"}), ["vllm"]) == two.available_bytes
+    assert free_on(machine(tmp_path, available_gib=5), settings_of(tmp_path), ["embed"]) == 5 << 30
 
 
 def test_lines_of_control() -> None:

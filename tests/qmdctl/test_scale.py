@@ -14,13 +14,17 @@ import pytest
 import yaml
 
 from qmdctl import env_file
-from qmdctl.errors import ConfigurationError
+from qmdctl.checks import Context, memory
+from qmdctl.errors import ConfigurationError, MissingError
 from qmdctl.models.known import model_config
 from qmdctl.models.plan import GB, GIB, Plan
+from qmdctl.project import Project
 from qmdctl.scale.boxes import make_boxes
 from qmdctl.scale.memory import read_model, share_out
 from qmdctl.scale.render import vllm_options
+from qmdctl.settings import load_settings
 from tests.qmdctl.conftest import Run
+from tests.qmdctl.machines import SPARK, machine
 from tests.support.qmdctl_cli import docker
 from tests.support.service import ROOT
 from tests.support.stack_images import need_engine, vllm_image
@@ -135,14 +139,74 @@ def test_embed_on_a_box_of_its_own(render: Render, tmp_path: Path) -> None:
 def test_the_steps_stand_in_order_and_name_both_boxes(render: Render) -> None:
     steps = render()["steps"]
     titles = [step["title"] for step in steps]
-    assert titles.index("An address on it") < titles.index("SSH between them") < titles.index("The firewall of the head")
-    assert titles.index("The firewall of the worker") < titles.index("The worker") < titles.index("The head") < titles.index("An answer")
+    order = ("The files", "The plan on the worker", "An address on it", "The way", "The firewall", "The settings", "The same image")
+    places = [titles.index(title) for title in (*order, "The model on both disks", "The worker", "The head", "An answer")]
+    assert places == sorted(places)
+    assert [step["where"] for step in steps if step["title"] == "The firewall"] == ["head", "worker"]
+    assert "--out plan" in steps[0]["see"]  # these files were only shown
     said = json.dumps(steps)
     assert all(word in said for word in ("netplan", "NET/IB", "NET/Socket", HEAD, WORKER, CABLE, "ufw"))
     rdma = next(step for step in steps if step["title"] == "The ranks speak RDMA")
     assert "grep" in rdma["commands"][0] and "NET/Socket" in rdma["see"]
     ray = [step["title"] for step in render("--way", "ray")["steps"]]
     assert ray.index("The head") < ray.index("The worker")
+
+
+def test_an_interface_of_another_name_is_looked_at_on_its_own_box(render: Render) -> None:
+    cable = [step for step in render("--worker-interface", "enp1s0f0np0")["steps"] if step["title"] == "The cable"]
+    assert [(step["where"], step["commands"][1].split()[-1]) for step in cable] == [("head", CABLE), ("worker", "enp1s0f0np0")]
+    assert [step["where"] for step in render()["steps"] if step["title"] == "The cable"] == ["both"]
+
+
+@pytest.mark.parametrize("out", ["plan", "plans/two boxes"])
+def test_the_steps_work_as_they_are_printed(qmdctl: Run, config: Path, tmp_path: Path, out: str) -> None:
+    """Those that need no second machine and no root, typed into a shell in the project's folder of each box."""
+    folders = {role: tmp_path / role for role in ("head", "worker")}
+    for folder in folders.values():
+        folder.mkdir()
+    # The head was set up before, and its last line has no end; the worker is a fresh checkout.
+    (folders["head"] / ".env").write_text(
+        "COMPOSE_PROFILES=generation,tailnet\nVLLM_MODEL=old/model\nexport VLLM_KV_CACHE_GB=6\nEMBED_PORT=8001"
+    )
+    done = qmdctl("scale", "--json", *ADDRESSES, "--model", LARGE, "--config", str(config), "--out", out, cwd=folders["head"])
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert "The files" not in [step["title"] for step in report["steps"]]
+    (copied,) = [step for step in report["steps"] if step["title"] == "The plan on the worker"]
+    scp, recursive, source, target, *_ = shlex.split(copied["commands"][1], comments=True)
+    assert (scp, recursive, target) == ("scp", "-r", "$worker:$PWD/")
+    shutil.copytree(folders["head"] / source, folders["worker"] / Path(source).name)  # as scp does
+    for role, folder in folders.items():
+        for step in (step for step in report["steps"] if step["where"] == role and step["title"] in ("The settings", "An address on it")):
+            if step["title"] == "An address on it":
+                installed = shlex.split(step["commands"][0])[4]
+                assert (folder / installed).read_text() == report["boxes"][role]["files"]["40-qmd-cable.yaml"]
+                continue
+            subprocess.run(["bash", "-ec", "\n".join(step["commands"])], cwd=folder, timeout=30, check=True)
+        assert (folder / "compose.scale.yaml").read_text() == report["boxes"][role]["files"]["compose.scale.yaml"]
+        values = env_file.read(folder / ".env").check().values
+        assert values["VLLM_MODEL"] == LARGE and values["COMPOSE_FILE"] == "compose.yaml:compose.scale.yaml"
+        assert values["COMPOSE_PROFILES"] == ("generation,tailnet" if role == "head" else "generation")
+        assert values.get("EMBED_PORT") == ("8001" if role == "head" else None)
+
+
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_the_checks_of_each_box_count_what_is_on_it(render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str) -> None:
+    """`qmdctl doctor` with the files in force: the plan's figures, and no word of a model that is too large."""
+    box = render()["boxes"][role]
+    shutil.copy(ROOT / "compose.yaml", tmp_path)
+    (tmp_path / "compose.scale.yaml").write_text(box["files"]["compose.scale.yaml"])
+    own = "COMPOSE_PROFILES=generation\n" if role == "head" else ""
+    (tmp_path / ".env").write_text(own + box["files"]["env.scale"])
+    settings = load_settings(Project(tmp_path, "test"), environment={})
+    context = Context(settings, hardware=machine(tmp_path, SPARK, total_gib=119.7, available_gib=119.7))
+    context.__dict__["_engine"] = MissingError("no engine", "start it")
+    monkeypatch.setattr("qmdctl.checks.memory.model_config", lambda model, cache: LLAMA_70B if model == LARGE else model_config(model))
+    (found,) = memory.check(context)
+    assert found.level == "ok" and "one of 2 ranks" in found.why, found
+    counted = float(found.what.split("vllm ")[1].split()[0])
+    assert counted == pytest.approx(next(part["bytes"] for part in box["parts"] if part["service"] == "vllm") / GB, rel=0.01)
+    assert ("embed" in found.what) == (role == "head")
 
 
 def test_files_are_written_and_others_left_alone(qmdctl: Run, config: Path, tmp_path: Path) -> None:
@@ -157,6 +221,9 @@ def test_files_are_written_and_others_left_alone(qmdctl: Run, config: Path, tmp_
     assert names == sorted(["STEPS.txt", "mine", *(f"{role}/{name}" for role in ("head", "worker") for name in files)])
     network = yaml.safe_load((out / "worker/40-qmd-cable.yaml").read_text())["network"]["ethernets"]
     assert network == {CABLE: {"addresses": [f"{WORKER}/24"], "dhcp4": False, "mtu": 9000}}
+    for own in (".", "plans/.."):
+        refused = qmdctl("scale", *ADDRESSES, "--model", LARGE, "--config", str(config), "--out", own)
+        assert refused.returncode == 2 and "--out plan" in refused.stderr
     (tmp_path / "file").write_text("")
     refused = qmdctl("scale", *ADDRESSES, "--model", LARGE, "--config", str(config), "--out", str(tmp_path / "file"))
     assert refused.returncode == 2 and "--out" in refused.stderr
