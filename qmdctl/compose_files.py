@@ -63,7 +63,10 @@ def service_profiles(files: list[Path]) -> dict[str, list[str]]:
 
 def volume_names(files: list[Path]) -> list[str]:
     """The volumes that the files declare and Compose names after the project."""
-    declared = {name: fields or {} for document in map(load, files) for name, fields in (document.get("volumes") or {}).items()}
+    declared: dict[str, dict[str, Any]] = {}
+    for document in map(load, files):
+        for name, fields in (document.get("volumes") or {}).items():
+            declared.setdefault(name, {}).update(fields or {})
     return [name for name, fields in declared.items() if not fields.get("external") and not fields.get("name")]
 
 

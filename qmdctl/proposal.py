@@ -8,19 +8,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from qmdctl.catalog.roles import REVISION_OF
 from qmdctl.env_file import EnvFile
 from qmdctl.errors import QmdError
 from qmdctl.hardware import Gpu, Hardware
 from qmdctl.models.budget import make_budget, plan_from
-from qmdctl.models.known import model_config
+from qmdctl.models.known import KNOWN, model_config
 from qmdctl.models.plan import Budget
+from qmdctl.models.size import weight_bytes
 from qmdctl.presets import Preset, cards, choose_preset, find_preset, load_presets, scale
+from qmdctl.settings import Settings
 from qmdctl.terminal import human_bytes, table
 
 CPU_FILES = "compose.yaml:compose.cpu.yaml"
 GPU_FILES = "compose.yaml"
 VLLM_URL = "http://vllm:8000"
-REVISION_OF = {"EMBED_MODEL": "EMBED_REVISION", "RERANK_MODEL": "RERANK_REVISION", "VLLM_MODEL": "VLLM_REVISION"}
 MODEL_KEYS = tuple(REVISION_OF)
 GPU_KEYS = ("EMBED_GPU", "VLLM_GPU")
 
@@ -114,7 +116,7 @@ def propose(
         values.pop("VLLM_MODEL", None)
         if "tailnet" in profiles:
             values["VLLM_SERVE"] = "vllm-through-embed"
-    others = {"VLLM_SERVE", *(key for other in load_presets().values() for key in other.settings)}
+    others = {"VLLM_SERVE", *_preset_keys()}
     others |= stale_revisions(before, values)
     others |= {key for key in GPU_KEYS if hardware.gpus and before.get(key) and hardware.gpu(before[key]) is None}  # another machine's
     cleared = tuple(sorted(others - values.keys()))
@@ -132,6 +134,29 @@ def stale_revisions(before: Mapping[str, str], values: Mapping[str, str]) -> set
         for model, revision in REVISION_OF.items()
         if before.get(revision) and values.get(model, before.get(model)) != before.get(model)
     }
+
+
+def cpu_flags(settings: Settings) -> dict[str, str] | None:
+    """What --cpu sets over these settings; None where they are for a CPU already.
+
+    The cpu preset in place of memory figures made for a GPU, and of models that are larger than its own; smaller ones, those that
+    nobody knows here, and what the environment sets, were chosen and stay.
+    """
+    if settings.cpu:
+        return None
+    preset = load_presets()["cpu"].settings
+    chosen = {key for key in MODEL_KEYS if not _is_larger(settings[key], preset[key])}
+    chosen |= {key for key in _preset_keys() if settings.origin(key) == "environment"}
+    values = {key: preset.get(key, "") for key in sorted(_preset_keys() - chosen)}
+    return {"COMPOSE_FILE": CPU_FILES, **values, **dict.fromkeys(sorted(stale_revisions(settings, values)), "")}
+
+
+def _is_larger(model: str, other: str) -> bool:
+    return model in KNOWN and weight_bytes(KNOWN[model]) > weight_bytes(KNOWN[other])
+
+
+def _preset_keys() -> set[str]:
+    return {key for preset in load_presets().values() for key in preset.settings}
 
 
 def _placed(largest_first: list[Gpu]) -> dict[str, str]:

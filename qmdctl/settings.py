@@ -132,20 +132,21 @@ def _keys(project: Project, files: list[Path]) -> dict[str, Key]:
 
 @dataclass(frozen=True)
 class _Force:
-    """Default < .env < process environment < flags. As in Compose's `${KEY:-default}`, an empty value leaves the default in force."""
+    """Default < .env < process environment < flags. As in Compose's `${KEY:-default}`, an empty value leaves the default in force.
+
+    An empty flag is still the flag's: Compose has to be told of it, or it would take the value in .env.
+    """
 
     keys: Mapping[str, Key]
     sources: tuple[tuple[Mapping[str, str], str], ...]
 
     def value(self, name: str) -> Value:
-        for source, origin in self.sources:
-            if name in source:
-                if source[name]:
-                    return Value(source[name], origin)
-                break
+        source, origin = next((pair for pair in self.sources if name in pair[0]), ({}, ""))
+        if source.get(name):
+            return Value(source[name], origin)
         default = self.keys[name].default if name in self.keys else ""
         default = interpolate(default, lambda other: self.value(other).value)
-        return Value(default, "default" if default else "unset")
+        return Value(default, "flag" if origin == "flag" else "default" if default else "unset")
 
 
 def refuse_misspelt(env: EnvFile, keys: Mapping[str, Key]) -> None:

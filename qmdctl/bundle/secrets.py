@@ -5,6 +5,7 @@ Names tell which values are secrets (`secret_name`); the content of key files is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,12 +16,18 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from qmdctl.compose_files import references
+from qmdctl.lock import FOLDER
 from qmdctl.redaction.names import secret_name, secret_option
+from qmdctl.releases.journal import FILE as JOURNAL
+from qmdctl.releases.prepare import TREE
+from qmdctl.releases.steps import EDITED
 
 LARGEST, LINES = 1 << 20, 5000  # bytes and lines of a key file
 SETTING = re.compile(r"^[ \t]*(?:#[ \t]*)?(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*(.*)$", re.MULTILINE)
 QUOTED = re.compile(r"^[ \t]*(?:#[ \t]*)?(?:export[ \t]+)?([A-Za-z_]\w*)=([\"'])(.*?)\2", re.MULTILINE | re.DOTALL)  # over lines as well
 URL = re.compile(r"\b[a-z][a-z0-9+.-]{1,20}://[^\s\"'<>]+", re.IGNORECASE)
+# A string of JSON as far as it goes; no half an escape at its end.
+STEP_TEXT = re.compile(r'"(?:before|after)"\s*:\s*"((?:[^"\\]|\\(?:u[0-9a-fA-F]{4}|[^u]))*)')
 ASSIGNED = re.compile(r"([A-Za-z_][\w-]*)=(.*)", re.DOTALL)
 REFERENCE = re.compile(r"^\$\{.*\}$", re.DOTALL)  # a compose file's, to a variable
 PUBLIC_FILES = ("COMPOSE_FILE", "CA_FILE", "SSL_CERT_FILE", "COMPOSE_ENV_FILES")
@@ -37,23 +44,34 @@ class Secrets:
         self._seen: set[Path] = set()
 
     def from_project(self) -> None:
-        """.env (also what is commented out there), the compose files with their secrets and env_files, and all in `secrets/`."""
+        """.env (also what is commented out there), the compose files with their secrets and env_files, and all in `secrets/`.
+
+        Also .env as it was: what upgrades and rollbacks keep of it in .qmdctl.
+        """
         if self.folder is None:
             return
         for path in sorted({*self.folder.glob("*.yaml"), *self.folder.glob("*.yml")}):
             self.from_compose_file(path)
         for path in sorted(self.folder.glob(".env*")):  # after those, which tell that A_TOKEN comes from a variable of another name
             self.from_env_file(path)
+        kept = self.folder / FOLDER
+        for path in (kept / EDITED, kept / TREE / ".env"):
+            self.from_env_file(path)
+        for path in sorted(kept.glob(f"{JOURNAL}*")):  # with a half-written one that a power cut left beside it
+            self.from_journal(path)
         for path in sorted((self.folder / "secrets").rglob("*")):
             if path.name != ".gitignore":
                 self.from_key_file(path)
 
     def from_env_file(self, path: Path) -> None:
         """A file of NAME=value lines, whatever else is wrong with it."""
-        text = self._read(path)
-        for pattern, group in ((SETTING, 2), (QUOTED, 3)):
-            for match in pattern.finditer(text):
-                self.from_setting(match[1], match[group], every_file=True)
+        self._from_env_text(self._read(path))
+
+    def from_journal(self, path: Path) -> None:
+        """The texts of .env before and after the steps of an upgrade (releases/journal.py), of a file that was cut off too."""
+        for match in STEP_TEXT.finditer(self._read(path)):
+            with contextlib.suppress(ValueError):
+                self._from_env_text(json.loads(f'"{match[1]}"', strict=False))
 
     def from_environment(self, environment: Mapping[str, str] = os.environ) -> None:
         for name, value in environment.items():
@@ -147,6 +165,11 @@ class Secrets:
             except ValueError:
                 words = text.split()
             self.known |= set(_options(words))
+
+    def _from_env_text(self, text: str) -> None:
+        for pattern, group in ((SETTING, 2), (QUOTED, 3)):
+            for match in pattern.finditer(text):
+                self.from_setting(match[1], match[group], every_file=True)
 
     def _place(self, text: str) -> Path:
         path = Path(text.removeprefix("file:")).expanduser()

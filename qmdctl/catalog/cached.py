@@ -91,28 +91,39 @@ def read_cache(inside: Inside) -> Cache:
 
 @dataclass(frozen=True)
 class Need:
-    """A model that must stay, and why. `revision` None: which one is not known, so that all of its revisions stay."""
+    """A model that must stay, and why. `revision` None: which one is not known, so that all of its revisions stay.
+
+    `newer`: of what a rollback needs, how many records of the history are newer than the one that it leads to.
+    """
 
     model: str
     revision: str | None
     why: str
+    newer: int | None = None
+
+
+def needs_of(one: Cached, needs: Iterable[Need]) -> list[Need]:
+    """Those for which this revision may not go; none where it may."""
+    return [need for need in needs if need.model == one.model and need.revision in (None, one.revision)]
 
 
 def why_kept(one: Cached, needs: Iterable[Need]) -> list[str]:
     """Why this revision may not go; empty where it may."""
-    return list(dict.fromkeys(need.why for need in needs if need.model == one.model and need.revision in (None, one.revision)))
+    return list(dict.fromkeys(need.why for need in needs_of(one, needs)))
 
 
 def history_needs(project: Path) -> list[Need]:
     """The models that a recorded state of the stack would be brought back with. A record that cannot be read keeps nothing."""
-    needs = []
+    records: list[tuple[str, list[str]]] = []
     for path in sorted((project / FOLDER).glob(HISTORY)):
         try:
             models = json.loads(path.read_bytes()).get("models") or {}
-            named = [str(name) for name in models.values() if name]
+            records.append((path.parent.name, [str(name) for name in models.values() if name]))
         except (OSError, ValueError, AttributeError):
             continue
+    needs = []
+    for newer, (number, named) in zip(reversed(range(len(records))), records, strict=True):
         for name in named:
             model, _, revision = name.partition("@")
-            needs.append(Need(model, revision or None, f"for a rollback to {path.parent.name}"))
+            needs.append(Need(model, revision or None, f"for a rollback to {number}", newer))
     return needs

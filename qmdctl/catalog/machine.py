@@ -32,7 +32,7 @@ PROOF_SECONDS = 60.0
 
 
 class StackMachine:
-    """`keys` gives an API key for the requests that prove a switch, valid in its block. `limit`: seconds for a container to be ready."""
+    """`keys` gives an API key for the requests that prove a switch, valid in its block. `limit`: seconds for the new model to be ready."""
 
     def __init__(self, settings: Settings, engine: Engine, terminal: Terminal, keys: Keys, limit: float | None = None) -> None:
         self.settings, self.engine, self.terminal = settings, engine, terminal
@@ -107,7 +107,7 @@ class StackMachine:
             self.prove(after)
 
         if self.port_stays_open(role):
-            return ControlSwitch(Running(self.compose()), self.terminal, prove).run(before, after)
+            return ControlSwitch(Running(self.compose()), self.terminal, prove, self._limit).run(before, after)
         Recreate(role.service, self.terminal, lambda new: self._make(role.service, flags if new else {}), self._waiter(role), prove).run()
         return {}
 

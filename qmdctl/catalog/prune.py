@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qmdctl.catalog.cached import Cache, Cached, Incomplete, Need, why_kept
+from qmdctl.catalog.cached import Cache, Cached, Incomplete, Need, needs_of, why_kept
 from qmdctl.errors import ConfigurationError, QmdError
 from qmdctl.inside import Inside
 from qmdctl.terminal import human_bytes, table
@@ -14,12 +14,16 @@ from qmdctl.terminal import human_bytes, table
 
 @dataclass(frozen=True)
 class Pruning:
-    """`kept`: what stays, with the reason; `others`: what a shared cache has beside, which goes only when it is named."""
+    """`kept`: what stays, with the reason; `others`: what a shared cache has beside, which goes only when it is named.
+
+    `forget`: the command after which what rollbacks alone need may go; empty where that is nothing.
+    """
 
     revisions: tuple[Cached, ...]
     incomplete: tuple[Incomplete, ...]
     kept: tuple[tuple[Cached, str], ...]
     others: tuple[str, ...]
+    forget: str = ""
 
     @property
     def empty(self) -> bool:
@@ -35,12 +39,21 @@ class Pruning:
         rows += [(one.model, "incomplete", human_bytes(one.bytes)) for one in self.incomplete]
         return table(rows, ("MODEL", "REVISION", "FREES"))
 
+    def reasons(self) -> str:
+        """Why nothing goes: what stays, and what would let it go."""
+        if not self.kept:
+            return "Nothing to remove."
+        rows = [(one.model, one.revision[:12], human_bytes(one.bytes), why) for one, why in self.kept]
+        lines = ["Nothing to remove: what lies in the cache is needed.", table(rows, ("MODEL", "REVISION", "SIZE", "NEEDED"))]
+        return "\n".join([*lines, *([f"What rollbacks alone need may go after: {self.forget}"] if self.forget else [])])
+
     def payload(self) -> dict[str, Any]:
         return {
             "revisions": [{"model": one.model, "revision": one.revision, "bytes": one.own_bytes} for one in self.revisions],
             "incomplete": [{"model": one.model, "bytes": one.bytes} for one in self.incomplete],
             "kept": [{"model": one.model, "revision": one.revision, "why": why} for one, why in self.kept],
             "not_ours": list(self.others),
+            "forget": self.forget or None,
         }
 
 
@@ -58,11 +71,13 @@ def plan(cache: Cache, needs: Sequence[Need], named: Sequence[str], *, shared: b
 
     whys = [(one, why_kept(one, needs)) for one in cache.revisions if proposed(one.model, one.revision)]
     awaited = _awaited(needs, cache)
+    rollbacks = [newer for one, why in whys if why and (newer := _newer(needs_of(one, needs)))]
     return Pruning(
         revisions=tuple(one for one, why in whys if not why),
         incomplete=tuple(one for one in cache.incomplete if proposed(one.model) and one.model not in awaited),
         kept=tuple((one, ", ".join(why)) for one, why in whys if why),
         others=tuple(sorted(there - ours)) if shared and not named else (),
+        forget=_forget(min(rollbacks)) if rollbacks else "",
     )
 
 
@@ -81,10 +96,29 @@ def _refuse(name: str, cache: Cache, needs: Sequence[Need], there: set[str]) -> 
     revisions = [one for one in cache.revisions if one.model == model and one.revision.startswith(revision)]
     if model not in there or (revision and not revisions):
         raise ConfigurationError(f"{name} is not in the cache", f"qmdctl models shows what is: {', '.join(sorted(there)) or 'nothing'}")
-    whys = [why_kept(one, needs) for one in revisions]
-    if whys and all(whys):
-        reasons = ", ".join(dict.fromkeys(why for reasons in whys for why in reasons))
-        raise ConfigurationError(f"{name} is needed ({reasons})", "qmdctl models use … another one first")
+    found = [needs_of(one, needs) for one in revisions]
+    if found and all(found):
+        reasons = ", ".join(dict.fromkeys(need.why for of_one in found for need in of_one))
+        newer = _newer([need for of_one in found for need in of_one])
+        if newer is None:
+            fix = "qmdctl models use … another one first"
+        else:
+            fix = (
+                f"{_forget(newer)}, then again; no rollback leads there then"
+                if newer
+                else "qmdctl up, which records what runs now; then again"
+            )
+        raise ConfigurationError(f"{name} is needed ({reasons})", fix)
+
+
+def _newer(needs: Sequence[Need]) -> int | None:
+    """How many records are newer than the last one that a rollback needs it for; None where it is needed for more than rollbacks."""
+    rollbacks = [need.newer for need in needs if need.newer is not None]
+    return min(rollbacks) if len(rollbacks) == len(needs) else None
+
+
+def _forget(newer: int) -> str:
+    return f"qmdctl history prune --keep {newer}"
 
 
 def _named(named: Iterable[str], model: str, revision: str) -> bool:

@@ -32,6 +32,7 @@ ROLES: dict[str, Role] = {
         Role("generate", "VLLM_MODEL", "VLLM_REVISION", "vllm", "generation model"),
     )
 }
+REVISION_OF = {role.key: role.revision_key for role in ROLES.values()}
 
 
 @dataclass(frozen=True)

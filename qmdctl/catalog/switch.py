@@ -34,14 +34,16 @@ class ControlSwitch:
     control: Inside
     terminal: Terminal
     prove: Callable[[], None]
+    limit: float | None = None  # seconds for the new model to be ready; going back takes what it takes
     switched: bool = field(default=False, init=False)  # the service said that it serves the new model
 
     def run(self, before: Models, after: Models) -> dict[str, Any]:
         """The service's last line. SwitchFailed where it went back by itself, or was told to after the requests failed."""
         try:
-            done = self._switch(after)
+            done = self._switch(after, self.limit)
             if "error" in done:
-                raise SwitchFailed(f"The switch failed: {done['error']} {told_state(done)}", "qmdctl logs embed; .env is unchanged")
+                look = "a larger --timeout waits longer" if done.get("code") == "timeout" else "qmdctl logs embed"
+                raise SwitchFailed(f"The switch failed: {done['error']} {told_state(done)}", f"{look}; .env is unchanged")
             self.prove()
         except KeyboardInterrupt:
             if not self.switched:
@@ -73,8 +75,8 @@ class ControlSwitch:
                 "qmdctl up, which makes embed's container anew with what .env says; it is unchanged",
             ) from None
 
-    def _switch(self, models: Models) -> dict[str, Any]:
-        arguments = []
+    def _switch(self, models: Models, limit: float | None = None) -> dict[str, Any]:
+        arguments = ["--timeout", str(limit)] if limit is not None else []
         for role, (model, commit) in models.items():
             arguments += [f"--{role.name}-model", model, *([f"--{role.name}-revision", commit] if commit else [])]
         last: dict[str, Any] = {}

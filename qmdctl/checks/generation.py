@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from qmdctl.checks.context import Context
 from qmdctl.checks.finding import Finding
 from qmdctl.checks.tailnet_services import locked
+from qmdctl.laptop.names import is_loopback
 
 OWN = "http://vllm:8000"
 
@@ -17,6 +18,13 @@ def check(context: Context) -> Iterator[Finding]:
     settings, url = context.settings, context.settings["GENERATION_URL"]
     services = settings.services
     problems = []
+    if is_loopback(_host(url)):
+        why = "in embed's container that address is the container itself, so that requests for text would be answered with an error"
+        fix = (
+            f"GENERATION_URL={OWN} in .env for vLLM here, with generation in COMPOSE_PROFILES; for a server beside the stack this "
+            "machine's address in the network, on which that server has to listen"
+        )
+        problems.append(Finding("generation", "warning", f"GENERATION_URL={url} leads nowhere", why, fix))
     if _host(url) == "vllm" and "vllm" not in services:
         why = "requests for text would be answered with an error"
         fix = "empty GENERATION_URL in .env, or set it to a server elsewhere; for vLLM here add generation to COMPOSE_PROFILES"

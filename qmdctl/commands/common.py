@@ -116,13 +116,18 @@ def parse_seconds(timeout: str) -> float:
     return float(match.group(1)) * UNITS[match.group(2)]
 
 
-def mode_flags(cpu: bool, gpu: bool) -> dict[str, str] | None:
-    """What --cpu and --gpu set. ConfigurationError for both at once."""
+def mode_flags(cpu: bool, gpu: bool, project: Project) -> dict[str, str] | None:
+    """What --cpu and --gpu set over the project's .env. ConfigurationError for both at once, and for an .env that cannot be read."""
     from qmdctl.errors import ConfigurationError
 
     if cpu and gpu:
         raise ConfigurationError("--cpu and --gpu exclude each other", "give one of them")
-    return {"COMPOSE_FILE": "compose.yaml:compose.cpu.yaml"} if cpu else {"COMPOSE_FILE": "compose.yaml"} if gpu else None
+    if cpu:
+        from qmdctl.proposal import cpu_flags
+        from qmdctl.settings import load_settings
+
+        return cpu_flags(load_settings(project, need_env=False))
+    return {"COMPOSE_FILE": "compose.yaml"} if gpu else None
 
 
 def invocation(context: typer.Context) -> Invocation:

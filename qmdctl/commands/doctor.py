@@ -26,10 +26,12 @@ def doctor(
     the configuration is wrong, 3 otherwise.
     """
     from qmdctl.checks import NAMES, RUNNING, Context, exit_code, run_checks
+    from qmdctl.settings import load_settings
 
     call = invocation(context)
     terminal = call.output(json_output)
-    settings = call.settings(mode_flags(cpu, gpu), need_env=False)
+    project = call.project()
+    settings = load_settings(project, mode_flags(cpu, gpu, project), need_env=False)
     if not settings.project.env_path.exists():
         terminal.note("There is no .env yet; the defaults are checked. qmdctl init writes one.", "yellow")
     findings = []

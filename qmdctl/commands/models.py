@@ -67,7 +67,7 @@ def use(
     model: Annotated[str, typer.Argument(metavar="ID[@REVISION]", help="As its page at the hub names it; @main takes the newest commit.")],
     yes: YesOption = False,
     skip_checks: Annotated[bool, typer.Option("--skip-checks", help="Do not check whether it fits in memory.")] = False,
-    timeout: Annotated[str, typer.Option(metavar="TIME", help="Go back when a container is not ready after 90, 30m or 2h.")] = "30m",
+    timeout: Annotated[str, typer.Option(metavar="TIME", help="Go back when the new model is not ready after 90, 30m or 2h.")] = "30m",
     json_output: JsonOption = False,
 ) -> None:
     """Change a model while the stack serves.
@@ -142,9 +142,7 @@ def prune(
                 "dim",
             )
         if pruning.empty:
-            terminal.result(
-                "Nothing to remove: what lies in the cache is needed.", {"status": "nothing", "freed_bytes": 0, **pruning.payload()}
-            )
+            terminal.result(pruning.reasons(), {"status": "nothing", "freed_bytes": 0, **pruning.payload()})
             return
         terminal.note(pruning.as_table())
         if not yes:

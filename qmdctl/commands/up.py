@@ -52,7 +52,8 @@ def up(
     terminal = call.output(json_output)
     limit = parse_seconds(timeout) if timeout is not None else None
     again = " ".join(["qmdctl up", *(["--cpu"] if cpu else []), *(["--gpu"] if gpu else []), *(service or [])])
-    flags, project = mode_flags(cpu, gpu), call.project()
+    project = call.project()
+    flags = mode_flags(cpu, gpu, project)
     try:
         with exclusive(project.folder, "up"):  # not while it watches: what is watched may be stopped or taken down
             settings = _prepare_services(load_settings(project, flags), terminal, flags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,8 +107,10 @@ def run(
         prepare.remove_tree(project.folder)
     to = Release(commit=target.commit, tag=target.name if not target.branch else "") if target else checkout.release()
     record = switch.switch(project, engine, terminal, "upgrade", plan.title, steps, to)
-    if plan.packages and not own:
-        terminal.note("This qmdctl is installed apart from the checkout and stays as it is: update it as it was installed.", "yellow")
+    if plan.changes_files and not own:
+        where = shlex.quote(str(project.folder))
+        commands = f"uv tool install --reinstall {where}, or pipx install --force {where}"
+        terminal.note(f"This qmdctl is installed apart from the checkout and is still the old release's: {commands}", "yellow")
     switch.report(project, terminal, "upgrade", plan.title, before, record, {"plan": plan.data})
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from qmdctl.catalog.roles import REVISION_OF
 from qmdctl.compose import Compose
 from qmdctl.engine import Engine, answering
 from qmdctl.errors import MissingError, QmdError
@@ -18,7 +19,6 @@ from qmdctl.process import ProcessError, stream
 from qmdctl.pulling.progress import Progress
 from qmdctl.settings import Settings
 
-REVISIONS = {"EMBED_MODEL": "EMBED_REVISION", "RERANK_MODEL": "RERANK_REVISION", "VLLM_MODEL": "VLLM_REVISION"}
 ANSWER_SECONDS = 10.0
 CONTAINER = f"qmd-download-{os.getpid()}"
 
@@ -26,7 +26,7 @@ CONTAINER = f"qmd-download-{os.getpid()}"
 def wanted_models(settings: Settings) -> list[str]:
     """MODEL[@REVISION] of the services that run; folders are there already."""
     keys = ["EMBED_MODEL", "RERANK_MODEL", *(["VLLM_MODEL"] if "vllm" in settings.services else [])]
-    named = [(settings[key], settings[REVISIONS[key]]) for key in keys if settings[key] and not is_folder(settings[key])]
+    named = [(settings[key], settings[REVISION_OF[key]]) for key in keys if settings[key] and not is_folder(settings[key])]
     return list(dict.fromkeys(f"{model}@{revision}" if revision else model for model, revision in named))
 
 

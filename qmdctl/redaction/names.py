@@ -13,8 +13,8 @@ NAME = (
 )
 _WHOLE = re.compile(NAME, re.IGNORECASE)
 
-# --api-key, --hf-token, --ssl-key-password; not --tokenizer or --max-num-batched-tokens.
-OPTION = r"--(?:[\w-]{0,60}[-_])?(?:key|token|secret|password)"
+# --api-key, --hf-token, --ssl-key-password, tailscale's --authkey; not --tokenizer, --max-num-batched-tokens or --ssl-keyfile.
+OPTION = r"--(?:[\w-]{0,60}[-_])?(?:(?:auth)?key|token|secret|password)"
 _WHOLE_OPTION = re.compile(OPTION)
 
 

@@ -16,7 +16,7 @@ _VALUE = (
 
 _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY[A-Z0-9 ]*)-----.*?(?:-----END \1-----|\Z)", re.DOTALL)
 TOKENS = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{6,}|tskey-[\w-]{4,}|sk-[\w-]{6,}|qmd_[\w-]{32,}|gh[pousr]_[A-Za-z0-9]{10,}|github_pat_\w{10,}|glpat-[\w-]{10,}"
+    r"\b(?:hf_[A-Za-z0-9]{6,}|tskey-[\w-]{4,}|hskey-[\w-]{4,}|sk-[\w-]{6,}|qmd_[\w-]{32,}|gh[pousr]_[A-Za-z0-9]{10,}|github_pat_\w{10,}|glpat-[\w-]{10,}"
     r"|glsa_\w{10,}|[rs]k_(?:live|test)_\w{8,}|nvapi-[\w-]{10,}|dckr_pat_[\w-]{10,}|npm_[A-Za-z0-9]{20,}|pypi-[\w-]{20,}|xox[abeprs]-[\w-]{8,}|AIza[\w-]{30,}"
     r"|(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,}|eyJ[\w-]{5,4000}\.[\w-]{5,8000}(?:\.[\w-]*)?|privkey:[0-9a-f]{16,})"
 )

@@ -121,3 +121,14 @@ class LocalMachine:
 
     def env_text(self) -> str:
         return Path(self.project.env_path).read_text()
+
+
+class Scripted:
+    """A FAKE of the embed service's commands: each call prints the next list of lines."""
+
+    def __init__(self, *answers: list[dict[str, Any]]) -> None:
+        self.answers, self.asked = list(answers), list[tuple[str, ...]]()
+
+    def lines(self, *arguments: str) -> Lines:
+        self.asked.append(arguments)
+        yield from self.answers.pop(0)

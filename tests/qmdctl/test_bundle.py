@@ -15,6 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from qmdctl.bundle.secrets import Secrets
+from qmdctl.releases.journal import Journal, Step
 from tests.qmdctl.conftest import Run
 from tests.qmdctl.leaks import contents, leaks
 from tests.support.service import ROOT
@@ -46,6 +47,11 @@ KEYS = {
     "a secret that the override declares": "declared-secret-59",
     "a variable under another name in the override": "renamed-variable-60",
     "with letters that are not ASCII": "Schlüssel-ключ-61",
+    "in an .env that going back replaced": "correct horse battery staple 62",
+    "in the .env of a release that was left": 'in quotes, with "words" 63',
+    "before a step of an upgrade": "before it there was 64",
+    "after a step of an upgrade": "after-it-there-is-65",
+    "in a journal that was cut off": "half of it is there 66",
 }
 
 
@@ -89,6 +95,14 @@ def planted(folder: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
     }
     kept = folder / ".qmdctl"
     kept.mkdir()
+    (kept / "env.edited").write_text(f"SMTP_PASSWORD={KEYS['in an .env that going back replaced']}\n")
+    (kept / "next").mkdir()
+    (kept / "next" / ".env").write_text(f"SMTP_PASSWORD='{KEYS['in the .env of a release that was left']}'\n")
+    texts = {name: f"# .env\nSMTP_PASSWORD={KEYS[f'{name} a step of an upgrade']}\nEMBED_PORT=8001\n" for name in ("before", "after")}
+    steps = [Step("file", "Write .env", {"path": ".env", **texts}), Step("file", "Write it", {"path": ".env", "before": None, "after": ""})]
+    Journal(folder, "upgrade", "upgrade to x", steps).save()
+    half = json.dumps({"facts": {"before": f"A=1\nSMTP_PASSWORD={KEYS['in a journal that was cut off']}\n# \u00fc"}})
+    (kept / "upgrade.json.4711").write_text(half[: half.index("00fc")])
     log = "\n".join(f"{place}: {key}" for place, key in KEYS.items())
     (kept / "history.json").write_text(json.dumps({"log": log, "inner": json.dumps({"log": log})}))
     (kept / "log.txt").write_text(log)
@@ -191,6 +205,17 @@ def test_a_key_file_that_cannot_be_read_is_told(folder: Path, monkeypatch: pytes
     secrets = Secrets(folder)
     secrets.from_project()
     assert secrets.unread == ["theirs: Permission denied"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '"before": "A', '{"before": "\\x"}', '{"before": ["A_TOKEN=b"], "after": null}', '{"after": "\\']
+)
+def test_a_journal_that_is_damaged_is_no_hindrance(folder: Path, text: str) -> None:
+    (folder / ".qmdctl").mkdir()
+    (folder / ".qmdctl/upgrade.json").write_text(text)
+    secrets = Secrets(folder)
+    secrets.from_project()
+    assert secrets.unread == []
 
 
 def test_what_containers_were_given_is_known(folder: Path) -> None:

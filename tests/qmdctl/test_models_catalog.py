@@ -71,8 +71,49 @@ def test_what_a_rollback_needs_is_kept(tmp_path: Path) -> None:
     half.parent.mkdir()
     half.write_text('{"models": {"EMBED')
     needs = history_needs(tmp_path)
-    assert needs == [Need("org/embed", A, "for a rollback to 3")]
+    assert needs == [Need("org/embed", A, "for a rollback to 3", 0)]
     assert f"org/embed@{A}" not in [one.name for one in plan(CACHE, needs, [], shared=False).revisions]
+
+
+def recorded(folder: Path, *models: str) -> list[Need]:
+    for number, model in enumerate(models, 1):
+        record = folder / f".qmdctl/history/{number:04}/record.json"
+        record.parent.mkdir(parents=True)
+        record.write_text(json.dumps({"models": {"EMBED_MODEL": model}}))
+    return history_needs(folder)
+
+
+def test_a_model_that_rollbacks_alone_need_goes_after_the_history(tmp_path: Path) -> None:
+    """As after two changes with `models use`: records 1 and 2 are of the old model, 3 and 4 of others, 4 is what runs."""
+    needs = recorded(tmp_path, f"org/embed@{A}", f"org/embed@{A}", "org/chat", f"org/embed@{B}")
+    needs.append(Need("org/embed", B, "embed, served"))
+    with pytest.raises(ConfigurationError, match=r"needed \(for a rollback to 0001, for a rollback to 0002\)") as caught:
+        plan(CACHE, needs, [f"org/embed@{A}"], shared=False)
+    assert caught.value.fix.startswith("qmdctl history prune --keep 2, then again")
+    for kept in ("2", "1"):  # as if those records had been pruned
+        left = [need for need in needs if need.newer is None or need.newer < int(kept)]
+        assert f"org/embed@{A}" in [one.name for one in plan(CACHE, left, [f"org/embed@{A}"], shared=False).revisions]
+    with pytest.raises(ConfigurationError) as served:
+        plan(CACHE, needs, [f"org/embed@{B}"], shared=False)
+    assert served.value.fix.startswith("qmdctl models use")
+    with pytest.raises(ConfigurationError) as last:
+        plan(CACHE, needs[:-1], [f"org/embed@{B}"], shared=False)
+    assert last.value.fix.startswith("qmdctl up"), "no pruning of the history removes the last record"
+
+
+def test_where_nothing_goes_it_says_why_and_what_would_free_it(tmp_path: Path) -> None:
+    cache = Cache("/models/hub", GB, CACHE.revisions[:2])
+    needs = [*recorded(tmp_path, f"org/embed@{A}", f"org/embed@{B}"), Need("org/embed", B, "embed, served")]
+    pruning = plan(cache, needs, [], shared=False)
+    assert pruning.empty
+    text = pruning.reasons()
+    assert "aaaaaaaaaaaa  8.0 GB  for a rollback to 0001" in text
+    assert "for a rollback to 0002, embed, served" in text
+    assert text.endswith("may go after: qmdctl history prune --keep 1")
+    assert pruning.payload()["forget"] == "qmdctl history prune --keep 1"
+    pruning = plan(cache, [Need("org/embed", None, "EMBED_MODEL in .env")], [], shared=False)
+    assert "history" not in pruning.reasons() and "EMBED_MODEL in .env" in pruning.reasons()
+    assert plan(Cache("/models/hub", GB), needs, [], shared=False).reasons() == "Nothing to remove."
 
 
 def memory(tmp_path: Path, hardware: Hardware, values: Mapping[str, str] | None = None, running: tuple[str, ...] = ()) -> Memory:

@@ -12,21 +12,19 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from qmdctl.catalog.candidate import inspect
-from qmdctl.catalog.roles import ROLES, parse
+from qmdctl.catalog.roles import parse
 from qmdctl.catalog.switch import ControlSwitch, SwitchFailed
 from qmdctl.catalog.use import Change, carry_out, describe, look, prefetch
 from qmdctl.errors import ConfigurationError, InterruptedByUser, MissingError, QmdError
-from qmdctl.inside import Lines
 from qmdctl.pulling.progress import Progress
 from qmdctl.settings import load_settings
 from tests.hub.conftest import fake_disk
-from tests.qmdctl.catalogs import Local, LocalMachine, Told
+from tests.qmdctl.catalogs import Local, LocalMachine, Scripted, Told
 from tests.qmdctl.conftest import Run
 from tests.qmdctl.projects import settings_of
 from tests.support.checkpoints import checkpoint
@@ -193,17 +191,6 @@ def test_what_cannot_serve_is_refused_before_any_download_and_nothing_changes(ma
     assert (machine.served()["embed"].id, machine.dimensions()) == (FIRST, 64)
 
 
-class Scripted:
-    """A FAKE of the embed service's commands: each call prints the next list of lines."""
-
-    def __init__(self, *answers: list[dict[str, Any]]) -> None:
-        self.answers, self.asked = list(answers), list[tuple[str, ...]]()
-
-    def lines(self, *arguments: str) -> Lines:
-        self.asked.append(arguments)
-        yield from self.answers.pop(0)
-
-
 @pytest.mark.parametrize(
     ("code", "kind"),
     [("gated", MissingError), ("no_disk", MissingError), ("unsupported", ConfigurationError), ("no_safetensors", ConfigurationError)],
@@ -214,20 +201,15 @@ def test_the_services_own_sentence_is_said_with_the_exit_status_of_its_kind(code
         inspect(Scripted([line]), parse("embed", "org/x"), newest=False)
 
 
-def test_wrong_answers_of_the_new_model_bring_the_old_one_back() -> None:
-    done: dict[str, Any] = {"done": True, "state": "serving"}
-    control = Scripted([{"phase": "loading"}, done], [done])
-
-    def prove() -> None:
-        raise QmdError("embedding: the numbers are wrong")
-
-    before, after = {ROLES["embed"]: (FIRST, "a" * 40)}, {ROLES["embed"]: (SECOND, "b" * 40)}
-    with pytest.raises(SwitchFailed, match=r"the numbers are wrong\. The old one is served again"):
-        ControlSwitch(control, Told(), prove).run(before, after)
-    assert [asked[-4:] for asked in control.asked] == [
-        ("--embed-model", SECOND, "--embed-revision", "b" * 40),
-        ("--embed-model", FIRST, "--embed-revision", "a" * 40),
-    ]
+def test_the_limit_is_the_services_own_and_what_it_ends_says_how_to_wait_longer(machine: LocalMachine) -> None:
+    env = machine.env_text()
+    change = change_of(machine, "embed", SECOND)
+    assert machine.control is not None
+    with pytest.raises(SwitchFailed, match="took longer than the time allowed") as caught:
+        ControlSwitch(machine.control, machine.terminal, machine.prove, 0.001).run(change.before, change.after)
+    assert caught.value.fix == "a larger --timeout waits longer; .env is unchanged"
+    assert machine.env_text() == env
+    poll(lambda: box_is_back(machine), 250, "the old model", 0.5)
 
 
 def test_ctrl_c_in_a_switch_leaves_the_old_model(machine: LocalMachine) -> None:
@@ -266,18 +248,6 @@ def test_ctrl_c_while_the_new_model_is_proven_brings_the_old_one_back_even_when_
     assert box_is_back(machine)
     assert machine.env_text() == env
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_where_going_back_fails_the_way_back_is_named() -> None:
-    control = Scripted([{"done": True, "state": "serving"}], [{"error": "No memory is left.", "code": "engine_failed"}])
-
-    def prove() -> None:
-        raise QmdError("embedding: the numbers are wrong")
-
-    models = {ROLES["embed"]: (FIRST, "a" * 40)}
-    with pytest.raises(SwitchFailed, match=r"the numbers are wrong, and going back failed as well: No memory is left\.") as caught:
-        ControlSwitch(control, Told(), prove).run(models, models)
-    assert caught.value.fix.startswith("qmdctl up")
 
 
 def box_is_back(machine: LocalMachine) -> bool:

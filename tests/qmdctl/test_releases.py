@@ -92,6 +92,7 @@ VLLM_EXTRA_ARGS='--api-key planted-ee --quantization awq'
 API_KEYS_FILE=./secrets/api_keys
 # GRAFANA_PASSWORD=planted-ff
 X_PASSPHRASE=planted-gg
+TS_EXTRA_ARGS='--authkey planted-jj --qr'
 MY_COOKIE=planted-hh
 AWS_ACCESS_KEY_ID=planted-ii
 EMPTY_PASSWD=
@@ -102,7 +103,7 @@ EMPTY_PASSWD=
 def test_env_is_kept_without_secrets() -> None:
     text, secrets = redacted.env_text(env_file.parse(ENV))
     assert "planted" not in text
-    assert secrets == ["HF_TOKEN", "HTTPS_PROXY", "VLLM_EXTRA_ARGS", "X_PASSPHRASE", "MY_COOKIE", "AWS_ACCESS_KEY_ID"]
+    assert secrets == ["HF_TOKEN", "HTTPS_PROXY", "VLLM_EXTRA_ARGS", "X_PASSPHRASE", "TS_EXTRA_ARGS", "MY_COOKIE", "AWS_ACCESS_KEY_ID"]
     kept = env_file.parse(text).check()
     assert kept.values == {"EMBED_PORT": "8001", "API_KEYS_FILE": "./secrets/api_keys", "EMPTY_PASSWD": ""}
     assert "# VLLM_DTYPE=auto" in kept.lines

@@ -273,7 +273,13 @@ def test_the_port_of_the_hosts_own_tailscale(tmp_path: Path, monkeypatch: pytest
         ({"COMPOSE_PROFILES": "tailnet", "GENERATION_URL": "", "VLLM_SERVE": "vllm-through-embed"}, "failure", "GENERATION_URL is empty"),
         ({"GENERATION_URL": "", "API_KEYS_FILE": "./k"}, "failure", "leads through embed, and GENERATION_URL is empty"),
         ({"GENERATION_URL": "http://[x"}, "ok", "passes"),
+        ({"GENERATION_URL": "http://192.168.1.5:8000"}, "ok", "passes"),
+        ({"GENERATION_URL": "http://127.0.0.1:8000"}, "warning", "http://127.0.0.1:8000 leads nowhere"),
+        ({"GENERATION_URL": "http://localhost:11434/v1", "COMPOSE_PROFILES": ""}, "warning", "leads nowhere"),
+        ({"GENERATION_URL": "http://[::1]:8000"}, "warning", "leads nowhere"),
     ],
 )
 def test_where_text_generation_leads(tmp_path: Path, values: dict[str, str], level: str, what: str) -> None:
-    assert what in one(context(tmp_path, **values), "generation", level).what
+    finding = one(context(tmp_path, **values), "generation", level)
+    assert what in finding.what
+    assert "leads nowhere" not in what or "GENERATION_URL=http://vllm:8000 in .env" in finding.fix

@@ -128,6 +128,7 @@ def test_upgrade_to_an_image_that_works(stack: Qmdctl, images: dict[str, str]) -
     done = upgrade(stack, "--image", f"vllm={images['second']}", "--json")
     assert done.status == 0, done.err
     assert (done.json["status"], done.json["from"], done.json["number"]) == ("upgraded", 2, 3)
+    assert "uv tool install" not in done.err, "no file of the checkout changed"
     assert image_of(stack, "vllm") == id_of(images["second"])
     assert stack.value("VLLM_IMAGE") == images["second"]
     there = history(stack)
@@ -168,6 +169,7 @@ def test_upgrade_to_the_newest_release_carries_renamed_settings_over(stack: Qmdc
     assert done.status == 0, done.err
     assert "renamed since 0.2.0: BATCH_SIZE is BATCH_TEXTS in .env" in done.err
     assert "- What v0.2.0 brings." in done.err
+    assert f"uv tool install --reinstall {stack.folder}, or pipx install --force {stack.folder}" in done.err
     assert git(stack.folder, "describe", "--tags", "--exact-match") == "v0.2.0"
     assert stack.value("BATCH_TEXTS") == "8"
     assert "SIZE=8" in docker("inspect", "--format", "{{.Config.Env}}", container(stack, "embed"))
