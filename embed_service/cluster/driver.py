@@ -113,8 +113,11 @@ class Driver:
 
     async def _end(self, number: int, engine: RemoteEngine) -> None:
         self._cancel(number)
-        async with self._ending:  # one after the other, as each waits for the resources that the other may free
-            await engine.leave()
+        if engine.placed:
+            async with self._ending:  # one after the other, as each waits for the resources that the other may free
+                await engine.leave()
+        else:  # at once: Ray would give it what the others free
+            engine.end()
         self._send(number, {"type": "left"})
 
     def _cut_off(self, number: int, how: str) -> None:

@@ -38,6 +38,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
     environment = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_memory_monitor_refresh_ms": "0",
+        # Before a cluster's first driver is let in, as many workers as there are processors, for which there are not the ports.
+        "RAY_prestart_worker_first_driver": "0",
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "20",  # a driver without its head ends after this, and another waits for the next head
         # A box that goes silent, as without power, is taken for dead after about 12 s; Ray's own is a minute.

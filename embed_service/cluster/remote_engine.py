@@ -18,10 +18,12 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 from embed_service.cluster.clock import RemoteClock
 from embed_service.engine.protocol import Header
 from embed_service.engine.ray_actor import EngineActor
+from embed_service.private_folder import make_private
 
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 0.3
 LEAVE_SECONDS = 10.0
+SMALLEST_SHARE = 1e-3  # Ray counts in ten-thousandths, of which a float is not exactly the sum
 
 Send = Callable[[Header, bytes], None]
 
@@ -76,7 +78,7 @@ class RemoteEngine:
             answer = asyncio.ensure_future(_future(self._actor.hello.remote()))
             try:
                 while not (await asyncio.wait({answer}, timeout=TICK_SECONDS))[0]:
-                    self._send({"type": "phase", "phase": "placing", "detail": _missing(order)}, b"")
+                    self._send({"type": "phase", "phase": "placing", "detail": await asyncio.to_thread(_missing, order)}, b"")
                 hello = answer.result()
             except ActorUnavailableError:  # Ray is restarting it
                 self._send({"type": "phase", "phase": "placing", "detail": "Ray starts it again"}, b"")
@@ -108,13 +110,10 @@ class RemoteEngine:
     def end(self) -> None:
         """End it and free what it holds."""
         self._kill(no_restart=True)
-        self._actor = None
+        self._actor, self.placed = None, False
 
     async def leave(self) -> None:
-        """End it, and wait until its box has its share back: its process is gone then, and its memory free."""
-        if self._actor is None or not self.placed:
-            self.end()
-            return
+        """End it, which is placed, and wait until its box has its share back: its process is gone then, and its memory free."""
         before = await asyncio.to_thread(_free)
         self.end()
         with contextlib.suppress(TimeoutError):
@@ -143,12 +142,12 @@ class RemoteEngine:
 
 
 def _write(files: Mapping[str, bytes]) -> str:
-    """A folder with these files, one for each content."""
+    """A folder with these files, one for each content. Raises PermissionError where another user made it."""
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
         digest.update(f"{name} {len(content)}\n".encode() + content)
     folder = Path(tempfile.gettempdir()) / f"qmd-tokenizer-{os.getuid()}-{digest.hexdigest()[:16]}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    make_private(folder)
     for name, content in files.items():
         part = folder / f".{name}"
         part.write_bytes(content)
@@ -166,7 +165,7 @@ def _free() -> dict[str, float]:
 
 
 def _has_back(before: Mapping[str, float], now: Mapping[str, float], share: Mapping[str, float]) -> bool:
-    return all(now.get(name, 0.0) >= before.get(name, 0.0) + count for name, count in share.items())
+    return all(now.get(name, 0.0) >= before.get(name, 0.0) + count - SMALLEST_SHARE for name, count in share.items())
 
 
 def _missing(order: Mapping[str, Any]) -> str:

@@ -112,7 +112,7 @@ class Operations:
         log.info("paused")
 
     async def _resume(self, command: Command, caller: Caller) -> None:
-        if self._door.held is not None:
+        if self._door.held is not None or self._state() in ("paused", "idle"):
             await self._start_again()
             log.info("resumed")
         await self._watch(
@@ -131,10 +131,11 @@ class Operations:
         if self._door.held == "paused":
             raise ControlError("paused", "The service is paused. Resume it first: a switch is only done when the new models answer.")
         end = _end(command.timeout_seconds or SWITCH_SECONDS)
-        ended = False
+        idle = ended = self._door.held == "idle"
         await self._door.hold("switching")
         try:
-            await self._drained(caller, end)
+            if not idle:
+                await self._drained(caller, end)
             ended = True
             await self._service.unload("starting")
             await self._service.load(new)

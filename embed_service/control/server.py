@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import stat
 from pathlib import Path
@@ -14,6 +13,7 @@ import structlog
 
 from embed_service.control.operations import Caller, Operations
 from embed_service.control.wire import LINE_BYTES, ControlError, encode, parse
+from embed_service.private_folder import make_private
 
 __all__ = ["ControlServer"]
 
@@ -34,7 +34,7 @@ class ControlServer:
     async def start(self) -> None:
         """Where it cannot listen, the service serves without it and logs why."""
         try:
-            self._make_folder()
+            make_private(self._path.parent)
             self._remove_stale()
             self._server = await asyncio.start_unix_server(self._accept, self._path, limit=LINE_BYTES)
             self._path.chmod(0o600)
@@ -50,13 +50,6 @@ class ControlServer:
             self._server.close()
             await self._server.wait_closed()
             self._path.unlink(missing_ok=True)
-
-    def _make_folder(self) -> None:
-        folder = self._path.parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            raise PermissionError(f"{folder} is open to other users. Name a folder of this user alone (mode 0700) in CONTROL_SOCKET.")
 
     def _remove_stale(self) -> None:
         try:

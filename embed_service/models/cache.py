@@ -9,8 +9,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +53,7 @@ def content(cache: Path) -> dict[str, Any]:
         "free_bytes": _free(cache),
         "revisions": sorted(found, key=lambda entry: (entry["model"], -entry["modified"])),
         "incomplete": [
-            {"model": _id(folder), "bytes": sum(path.stat().st_size for path in partial), "files": len(partial)}
+            {"model": _id(folder), "bytes": sum(_stat(path).st_size for path in partial), "files": len(partial)}
             for folder in _model_folders(cache)
             if (partial := _partial(folder))
         ],
@@ -131,25 +133,21 @@ def _revisions(cache: Path, folder: Path) -> list[dict[str, Any]]:
             {
                 "model": model,
                 "revision": commit,
-                "bytes": sum(own.values()),
-                "own_bytes": sum(size for blob, size in own.items() if blob not in others),
+                "bytes": sum(found.st_size for found in own.values()),
+                "own_bytes": sum(found.st_size for blob, found in own.items() if blob not in others),
                 "pinned": revisions.names(model, commit),
                 "complete": pinned.present_in(snapshot) if pinned else has_weights(list_folder(snapshot)) or any(map(is_weights, names)),
                 "config": _config(snapshot),
-                "modified": max((path.stat().st_mtime for path in own if path.exists()), default=snapshot.stat().st_mtime),
+                "modified": max((found.st_mtime for found in own.values()), default=_stat(snapshot).st_mtime),
             }
         )
     return entries
 
 
-def _blobs(snapshot: Path) -> dict[Path, int]:
-    """The files that the snapshot's links lead to, with their sizes; a link without its file counts nothing."""
-    found = {}
-    for link in snapshot.rglob("*"):
-        blob = link.resolve()
-        if blob.is_file():
-            found[blob] = blob.stat().st_size
-    return found
+def _blobs(snapshot: Path) -> dict[Path, os.stat_result]:
+    """The files that the snapshot's links lead to; a link without its file counts nothing."""
+    found = {blob: _stat(blob) for blob in {link.resolve() for link in snapshot.rglob("*")}}
+    return {blob: result for blob, result in found.items() if stat.S_ISREG(result.st_mode)}
 
 
 def _config(snapshot: Path) -> dict[str, Any]:
@@ -194,7 +192,15 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in (folder / "blobs").glob("*") if path.is_file())
+    return sum(_stat(path).st_size for path in (folder / "blobs").glob("*") if path.is_file())
+
+
+def _stat(path: Path) -> os.stat_result:
+    """Zeros for what was renamed or removed since it was listed, as at the end of a download."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return os.stat_result((0,) * 10)
 
 
 def _free(folder: Path) -> int:

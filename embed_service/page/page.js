@@ -9,13 +9,10 @@ const EVERY_MS = 2000;
 const AFTER_FAILURE_MS = 5000;
 const MOST_SAMPLES = 300;
 
-const PHASES = {
-  starting: "starting the engine", resolving: "asking the hub which files the models have", downloading: "downloading",
-  loading: "loading weights", warming: "warming up", canary: "checking the first answers", unresponsive: "the engine does not answer",
-};
-const SENTENCES = {
+const TITLE = "QMD embed service";
+const SENTENCES = { // as routes/page.py has them
   ok: "Both models answer.",
-  paused: "Paused: the device is free for something else. Requests wait until qmdctl resume.",
+  paused: "Paused: the device is free for something else. Until qmdctl resume, requests wait for a moment and are then refused (503).",
   idle: "Unloaded for idleness. The next request loads the models and waits for them.",
 };
 
@@ -34,7 +31,10 @@ function showStatus() {
   const progress = health.progress;
   let sentence = SENTENCES[state];
   if (state === "error") sentence = health.error || "The models cannot be served.";
-  else if (!sentence) sentence = `Not ready yet: ${PHASES[health.phase] || health.phase}. Requests wait meanwhile.`;
+  else if (!sentence) {
+    const phase = (health.phase !== "downloading" && progress?.text) || health.phase; // how far a download is, the bar shows
+    sentence = `Not ready yet: ${phase}. Requests wait for a while, then are refused (503).`;
+  }
   if (progress?.stalled) sentence += " No new byte for a minute: check the network.";
   say(byId("sentence"), sentence);
   const downloading = Boolean(progress?.total_bytes) && (health.phase === "downloading" || state === "error");
@@ -51,7 +51,7 @@ function showStatus() {
   if (health.uptime_seconds != null) since.push(`running for ${duration(health.uptime_seconds)}`);
   if (health.engine?.restarts) since.push(`engine started again ${health.engine.restarts}×${health.engine.last_end ? `: ${health.engine.last_end}` : ""}`);
   say(byId("since"), since.join(" · "));
-  document.title = state === "ok" ? "QMD embed service" : `${byId("state").textContent} · QMD embed service`;
+  document.title = state === "ok" ? TITLE : `${byId("state").textContent} · ${TITLE}`;
 }
 
 function showFacts() {
@@ -108,11 +108,12 @@ async function askHealth() {
 }
 
 function showNumbers() {
-  for (const id of ["numbers", "memory"]) byId(id).hidden = stats === null;
+  byId("numbers").hidden = stats === null;
+  byId("memory").hidden = !stats?.memory;
   byId("search").hidden = byId("clients").hidden = false;
   if (stats === null) return;
   drawPlots(samples, stats);
-  drawMemory(stats.memory);
+  if (stats.memory) drawMemory(stats.memory);
 }
 
 /** The name of the generation server's model, for the client configuration: of what is listed, what is not ours. */
@@ -142,6 +143,7 @@ async function look() {
     byId("status").dataset.state = "away";
     say(byId("state"), "No answer");
     say(byId("sentence"), `${error.message} Trying again.`);
+    document.title = `No answer · ${TITLE}`;
   } finally {
     running = false;
   }

@@ -148,12 +148,6 @@ export function drawTable(samples) {
 }
 
 export function drawMemory(memory) {
-  if (!memory) {
-    say(byId("memory-kind"), "This system does not tell how much memory is in use.");
-    byId("memory-bar").hidden = true;
-    return;
-  }
-  byId("memory-bar").hidden = false;
   say(byId("memory-kind"), `${KINDS[memory.kind]} ${bytes(memory.total_bytes)} in all.`);
   const parts = memory.parts.filter((part) => part.bytes > 0);
   const words = parts.map((part) => `${PARTS[part.name]} ${bytes(part.bytes)}`);

@@ -1,6 +1,8 @@
 // What both pages use: elements without markup from strings, the key of this tab, requests, numbers as words.
 
 const KEY = "qmd-api-key";
+const LOOK_MS = 10_000;
+const COMPUTE_MS = 300_000; // far above REQUEST_DEADLINE_SECONDS, after which the server itself says why
 
 export const byId = (id) => document.getElementById(id);
 
@@ -36,13 +38,15 @@ export function storedKey() {
   }
 }
 
-/** Ask this server. Resolves to {body, response}; throws Refused with the server's sentence. `body` is sent as JSON by POST. */
-export async function ask(path, { body, accept = [], signal } = {}) {
+/** Ask this server. Resolves to {body, response}; throws Refused with the server's sentence, or with status 0 where it does not answer.
+ *  `body` is sent as JSON by POST, for which the server may take as long as its own limit for a request. */
+export async function ask(path, { body, accept = [] } = {}) {
   const headers = {};
   const key = storedKey();
   if (key) headers.authorization = `Bearer ${key}`;
   if (body !== undefined) headers["content-type"] = "application/json";
   let response;
+  let answer = null;
   try {
     response = await fetch(path, {
       method: body === undefined ? "GET" : "POST",
@@ -50,17 +54,12 @@ export async function ask(path, { body, accept = [], signal } = {}) {
       body: body === undefined ? undefined : JSON.stringify(body),
       cache: "no-store",
       credentials: "omit",
-      signal,
+      signal: AbortSignal.timeout(body === undefined ? LOOK_MS : COMPUTE_MS), // a box that vanished ends no connection
     });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Refused(0, "The server does not answer. Is it running, and is this computer connected?");
-  }
-  let answer = null;
-  try {
     answer = await response.json();
-  } catch {
-    // not JSON: a proxy's page, for example
+  } catch (error) {
+    // What is not JSON is an answer all the same: a proxy's page, for example.
+    if (error.name !== "SyntaxError") throw new Refused(0, "The server does not answer. Is it running, and is this computer connected?");
   }
   if ((response.ok || accept.includes(response.status)) && answer !== null) return { body: answer, response };
   const error = answer?.error;

@@ -43,7 +43,11 @@ PAGE_HEADERS = {**HEADERS, "content-security-policy": POLICY, "x-frame-options":
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 MEDIA = {"css": "text/css", "js": "text/javascript", "json": "application/json", "svg": "image/svg+xml"}
 WORDS = {"ok": "Ready", "loading": "Loading", "error": "Error", "paused": "Paused", "idle": "Idle"}
-STATES = {"ok": "Both models answer.", "paused": "Paused.", "idle": "Unloaded for idleness: the next request loads the models."}
+STATES = {  # as page/page.js has them
+    "ok": "Both models answer.",
+    "paused": "Paused: the device is free for something else. Until qmdctl resume, requests wait for a moment and are then refused (503).",
+    "idle": "Unloaded for idleness. The next request loads the models and waits for them.",
+}
 
 
 @router.get("/")
@@ -105,7 +109,8 @@ def _sentence(state: str, health: dict[str, Any]) -> str:
     progress = health.get("progress") or {}
     if state == "error":
         return str(health.get("error") or "The models cannot be served.")
-    return STATES.get(state) or f"Not ready yet: {progress.get('text') or health.get('phase', 'starting')}. Requests wait meanwhile."
+    phase = progress.get("text") or health.get("phase", "starting")
+    return STATES.get(state) or f"Not ready yet: {phase}. Requests wait for a while, then are refused (503)."
 
 
 @cache

@@ -36,8 +36,8 @@ async def stats(request: Request) -> Response:
     if probe.due:  # its answer is for the next request: nobody waits for another server here
         state.asking_kv_cache = asyncio.create_task(probe.ask())
     _, health = service.health()
-    engine = health["engine"]["pid"] if state.settings.engines == "child" else None  # on other boxes it is another box's process
-    bar = memory_bar(service.memory(), [os.getpid(), *([engine] if engine else [])], probe.last)
+    engine, known = health["engine"]["pid"], service.memory()
+    bar = None if known is None else memory_bar(known, [os.getpid(), *([engine] if engine else [])], probe.last)
     memory = bar and {
         "kind": bar.kind,
         "total_bytes": bar.total,

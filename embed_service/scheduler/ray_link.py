@@ -23,7 +23,7 @@ from embed_service.settings import Settings
 
 KILL_SECONDS = 20.0  # the box of an engine that does not end within this does not answer: it is given up
 DROP_SECONDS = 10.0  # a process that speaks to Ray and has not given it up within this hangs itself
-END_SECONDS = 15.0  # until its box has freed what it held; a process that speaks to Ray and does not say so by then hangs
+END_SECONDS = 15.0  # for each engine, as they end one after the other, until its box has freed what it held; else the process hangs
 # What decides the answers, and how work is cut, is the same on every box.
 SHARED = (
     "embed_model", "rerank_model", "embed_revision", "rerank_revision", "max_input_tokens", "max_batch_size", "max_batch_tokens",
@@ -116,7 +116,7 @@ class RayDriver:
             return
         self.send(link.number, {"type": "end"})
         told: list[asyncio.Future[Any]] = [link.left, child.ended]
-        if not (await asyncio.wait(told, timeout=max(seconds, END_SECONDS), return_when=asyncio.FIRST_COMPLETED))[0]:
+        if not (await asyncio.wait(told, timeout=max(seconds, END_SECONDS * len(self._links)), return_when=asyncio.FIRST_COMPLETED))[0]:
             child.kill()
             await child.ended
         self._links.pop(link.number, None)

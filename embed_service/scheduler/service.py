@@ -277,9 +277,17 @@ class Service:
         """Since when requests are computed without a break, in seconds since 1970; None while they are not."""
         return self._supervisor.state.ready_at if self._supervisor.ready.is_set() else None
 
-    def memory(self) -> dict[str, int]:
-        """What the engine said last of its memory (engine/memory.py); nothing while it is not ready."""
-        return self._supervisor.state.memory if self._supervisor.ready.is_set() else {}
+    def memory(self) -> dict[str, int] | None:
+        """What the engine said last of its memory (engine/memory.py); nothing while it is not ready.
+
+        None where this machine's memory is not that of the models: on other boxes, or as far as is known without an engine on a GPU.
+        """
+        state = self._supervisor.state
+        if self.settings.engines != "child":
+            return None
+        if self._supervisor.ready.is_set():
+            return state.memory
+        return {} if (state.device or self.settings.device) == "cpu" else None
 
     def queue_facts(self) -> dict[str, Any]:
         """What waits: queued_tokens, the sequences of each lane, and the token budget of each role's next micro-batch."""

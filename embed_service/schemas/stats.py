@@ -35,7 +35,7 @@ class SearchLatency(BaseModel):
     """Of the interactive requests that were answered within the window."""
 
     searches: int
-    p50: float | None = Field(description="Seconds; null where there was none.")
+    p50: float | None = Field(description="Seconds, of the last 4,096 of them; null where there was none.")
     p95: float | None
 
 
@@ -79,6 +79,8 @@ class Stats(BaseModel):
     generation: bool = Field(description="Whether completions are forwarded (GENERATION_URL).")
     now: Now
     search_seconds: SearchLatency
-    memory: Memory | None = Field(description="null where the system does not tell.")
+    memory: Memory | None = Field(
+        description="null where the system does not tell, with engines on other boxes, and while the engine of a GPU is not ready."
+    )
     window: Window
     samples: list[Sample] = Field(description="Those with an id greater than `after`, oldest first.")

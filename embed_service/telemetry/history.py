@@ -1,7 +1,7 @@
 """The last minutes of the metrics, in memory: rates, latencies of searches and what waits, sampled every few seconds.
 
 `/metrics` is for Prometheus, which keeps a history of its own; this one is for the page at `/`, which must show something on a box that has
-no Prometheus. It is bounded: SAMPLES samples and the times of the last SEARCHES searches.
+no Prometheus. It is bounded: SAMPLES samples, the times of the last SEARCHES searches, and how many there were in each second.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ __all__ = ["INTERVAL_SECONDS", "SAMPLES", "History", "Latency", "Sample", "quant
 
 INTERVAL_SECONDS = 2.0
 SAMPLES = 300  # ten minutes
-SEARCHES = 4_096
+WINDOW_SECONDS = SAMPLES * INTERVAL_SECONDS
+SEARCHES = 4_096  # times from which the quantiles of the window are taken
 OF_ONE_SAMPLE = 512  # times from which the quantiles of one sample are taken; a sample that has more keeps the last
 
 log = structlog.get_logger(__name__)
@@ -50,7 +51,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Latency:
-    """Of the searches (interactive requests that were answered) within the window, at most the last SEARCHES; seconds."""
+    """Of the searches (interactive requests that were answered) within the window; the quantiles, in seconds, of the last SEARCHES."""
 
     searches: int
     p50: float | None
@@ -68,6 +69,7 @@ class History:
         self._clock = clock
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._searches: deque[tuple[float, float]] = deque(maxlen=SEARCHES)  # when it was answered, and seconds
+        self._by_second: deque[list[int]] = deque(maxlen=int(WINDOW_SECONDS) + 1)  # a second of the clock, and searches in it
         self._since_sample: deque[float] = deque(maxlen=OF_ONE_SAMPLE)
         self._count = 0
         self._taken = clock()
@@ -75,7 +77,11 @@ class History:
 
     def searched(self, seconds: float) -> None:
         """An interactive request was answered with 200."""
-        self._searches.append((self._clock(), seconds))
+        now = self._clock()
+        self._searches.append((now, seconds))
+        if not self._by_second or self._by_second[-1][0] != int(now):
+            self._by_second.append([int(now), 0])
+        self._by_second[-1][1] += 1
         self._since_sample.append(seconds)
         self._count += 1
 
@@ -116,12 +122,13 @@ class History:
         return [sample for sample in self._samples if sample.id > number]
 
     def latency(self) -> Latency:
-        """Of the searches within SAMPLES × INTERVAL_SECONDS."""
-        oldest = self._clock() - SAMPLES * INTERVAL_SECONDS
+        """Of the searches within WINDOW_SECONDS. Where there were more than are kept, they are counted in whole seconds."""
+        oldest = self._clock() - WINDOW_SECONDS
         while self._searches and self._searches[0][0] < oldest:
             self._searches.popleft()
         times = sorted(seconds for _, seconds in self._searches)
-        return Latency(len(times), quantile(times, 0.5), quantile(times, 0.95))
+        count = len(times) if len(times) < SEARCHES else sum(searches for second, searches in self._by_second if second >= int(oldest))
+        return Latency(count, quantile(times, 0.5), quantile(times, 0.95))
 
 
 def quantile(ordered: list[float], q: float) -> float | None:

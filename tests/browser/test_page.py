@@ -184,19 +184,42 @@ def test_it_says_when_the_server_is_gone_and_comes_back(service: ServiceProcess,
     watched = filled(open_page(f"{service.url}/"))
     watched.page.route("**/stats**", lambda route: route.abort())
     watched.wait_text("#sentence", "does not answer.*Trying again")
+    assert watched.page.title() == "No answer · QMD embed service"
     watched.page.unroute("**/stats**")
     watched.wait_text("#sentence", "Both models answer")
+    assert watched.page.title() == "QMD embed service"
     assert watched.elsewhere == []
 
 
+def test_it_says_so_when_the_box_vanishes(service: ServiceProcess, open_page: Open) -> None:
+    """No connection ends where a box loses its power or its network: what was asked is never answered."""
+    watched = filled(open_page(f"{service.url}/"))
+    watched.page.route("**/stats**", lambda route: None)
+    watched.wait_text("#sentence", "does not answer.*Trying again")
+    assert watched.page.locator("#state").text_content() == "No answer"
+    watched.page.unroute("**/stats**")
+    watched.wait_text("#sentence", "Both models answer")
+    well(watched)
+
+
+NO_BYTES: dict[str, Any] = {"done_bytes": 0, "total_bytes": 0, "stalled": False}
 STATES: list[tuple[dict[str, Any], str, str]] = [
     ({"status": "paused", "phase": "paused"}, "Paused", "free for something else"),
     ({"status": "idle", "phase": "idle"}, "Idle", "next request loads the models"),
-    ({"status": "loading", "phase": "unresponsive"}, "Loading", "the engine does not answer"),
     (
-        {"status": "loading", "phase": "downloading", "progress": {"done_bytes": 0, "total_bytes": 0, "stalled": True}},
+        {"status": "loading", "phase": "unresponsive", "progress": {**NO_BYTES, "text": "the engine does not answer"}},
         "Loading",
-        "check the network",
+        "Not ready yet: the engine does not answer[.]",
+    ),
+    (
+        {"status": "loading", "phase": "placing", "progress": {**NO_BYTES, "text": "waiting for a box (no box has 1 GPU free)"}},
+        "Loading",
+        "Not ready yet: waiting for a box [(]no box has 1 GPU free[)][.]",
+    ),
+    (
+        {"status": "loading", "phase": "downloading", "progress": {**NO_BYTES, "text": "downloading 0 of 8 GB", "stalled": True}},
+        "Loading",
+        "Not ready yet: downloading[.] .*check the network",
     ),
 ]
 GB = 10**9
@@ -223,7 +246,7 @@ def test_words_for_every_state_and_every_memory(service: ServiceProcess, open_pa
     assert widths[0] / sum(widths) == pytest.approx(8 / 24, abs=0.01)
     watched.shot("card")
     answer = {**real, "memory": None}
-    watched.wait_text("#memory-kind", "does not tell")
+    watched.page.locator("#memory").wait_for(state="hidden")
     well(watched)
 
 

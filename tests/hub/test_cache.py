@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from embed_service.models import cache as module
 from tests.hub.conftest import WEIGHTS_BYTES, write_repository
 from tests.hub.test_prefetch import download
 from tests.support.hub import FakeHub
@@ -124,3 +125,14 @@ def test_of_two_names_for_the_same_commit_the_other_stays(
         status, (told,) = cache(environment, "--remove", f"{gone}@{commit}")
         assert (status, told["model"]) == (0, gone)
         assert [one["model"] for one in cache(environment)[1][0]["revisions"]] == ([left] if left else [])
+
+
+def test_a_download_that_ends_while_it_is_listed_is_no_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "models--org--model"
+    (folder / "snapshots" / "c0ffee").mkdir(parents=True)
+    gone = folder / "blobs" / "aa.incomplete"
+    monkeypatch.setattr(module, "_partial", lambda folder: [gone])
+    (folder / "snapshots" / "c0ffee" / "model.safetensors").symlink_to(gone)
+    told = module.content(tmp_path)
+    assert told["incomplete"] == [{"model": ID, "bytes": 0, "files": 1}]
+    assert [one["bytes"] for one in told["revisions"]] == [0]

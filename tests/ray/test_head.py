@@ -40,7 +40,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
         **QUICK,
         "RAY_ENGINES": "1",
         "RAY_NODE_IP": ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
-        "RAY_NODE_CPUS": "1",
+        "RAY_NODE_CPUS": "12",  # more than there are ports for workers, and by the next line as on a machine that has as many
+        "RAY_worker_maximum_startup_concurrency": "12",
         "RAY_NODE_GPUS": "0",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "CONTROL_SOCKET": str(folder / "control.sock"),

@@ -144,6 +144,10 @@ def test_idle_models_leave_the_device_and_come_back_for_a_request(box: Box) -> N
     poll(idle, LONG, "idleness again")
     assert box.last("resume")["state"] == "serving"
     poll(idle, LONG, "idleness after a resume that nobody's request brought about")
+    status, lines = box.run("switch", "--rerank-model", "elsewhere", "--timeout", "0.000001")
+    assert (status, lines[-1]["code"]) == (1, "timeout")
+    assert embed(service, TEXTS[:1]).shape == (1, MINILM)
+    poll(idle, LONG, "idleness after a switch that was over before it began")
     assert box.last("pause")["state"] == "paused"
     with service.client() as client:
         refused = client.post("/v1/embeddings", json={"input": "a"})

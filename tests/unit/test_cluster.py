@@ -188,6 +188,30 @@ def test_an_engine_that_cannot_be_killed_is_given_up_alone(monkeypatch: pytest.M
     asyncio.run(check())
 
 
+def test_engines_that_end_one_after_the_other_have_the_time_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = 200
+
+    async def check() -> None:
+        monkeypatch.setattr(ray_link, "END_SECONDS", 0.1)
+        children = with_children(monkeypatch, at_once)
+        driver = RayDriver(Settings())
+        links = [RayEngine(driver, number, lambda header, body: None, MODELS) for number in range(engines)]
+        for link in links:
+            await link.start()
+        (child,) = children
+        ends = [asyncio.create_task(link.stop(0.1)) for link in links]
+
+        def left() -> None:
+            for link in links:
+                child.on_message({"type": "left", "engine": link.number}, b"")
+
+        asyncio.get_running_loop().call_later(0.5, left)  # later than one engine has
+        await asyncio.gather(*ends)
+        assert not child.ended.done(), "the process that speaks to Ray was killed"
+
+    asyncio.run(check())
+
+
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [

@@ -8,7 +8,7 @@ import logging
 import socket
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -319,5 +319,56 @@ def test_a_pause_that_takes_too_long_or_is_left_changes_nothing() -> None:
                     pass
         assert lines == [{"phase": "draining", "requests": 1, "queued_tokens": 0}]
         assert operations.describe()["state"] == "serving"
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("command", ["switch", "pause"])
+def test_what_ends_early_while_idle_leaves_an_engine(monkeypatch: pytest.MonkeyPatch, command: Literal["switch", "pause"]) -> None:
+    """The time that was allowed is over at once, and the pause cannot be had."""
+
+    async def check() -> None:
+        service = Service(OLD)
+        operations = Operations(service, OLD)
+        loads: list[str] = []
+        unload = service.unload
+
+        async def load(settings: Settings) -> None:
+            loads.append(settings.embed_model)
+            service.settings = settings
+            if settings is OLD:
+                service.engine.ready.set()
+
+        async def unloaded(phase: Any) -> None:
+            if phase == "paused":
+                raise RuntimeError("no pause")
+            await unload(phase)
+
+        monkeypatch.setattr(service, "load", load)
+        monkeypatch.setattr(service, "unload", unloaded)
+        await service.admission.hold("idle")
+        await service.unload("idle")
+        models = {"embed_model": "b"} if command == "switch" else {}
+        with pytest.raises((ControlError, RuntimeError), match=r"longer than the time allowed|no pause"):
+            await operations.run(Command(command=command, timeout_seconds=1e-6, **models), Caller())
+        assert loads[-1] == OLD.embed_model
+        async with asyncio.timeout(5), service.admitted():
+            pass
+
+    asyncio.run(check())
+
+
+def test_a_resume_starts_an_engine_where_there_is_none_though_nobody_holds_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        service = Service(OLD)
+
+        async def load(settings: Settings) -> None:
+            service.engine.ready.set()
+
+        monkeypatch.setattr(service, "load", load)
+        await service.unload("idle")
+        async with asyncio.timeout(5):
+            await Operations(service, OLD).run(Command(command="resume"), Caller())
+        assert service.engine.ready.is_set()
 
     asyncio.run(check())

@@ -86,6 +86,24 @@ def test_latencies_are_of_the_window_alone() -> None:
     assert (history.latency().searches, history.latency().p50) == (0, None)
 
 
+def test_more_searches_than_are_kept_are_all_counted() -> None:
+    clock = Clock()
+    history = History(clock)
+    per_second = 2 * SEARCHES // 600
+    for second in range(1200):
+        clock.now = 1000.0 + second
+        for _ in range(per_second):
+            history.searched(second / 1000)
+    latency = history.latency()
+    assert latency.searches == 601 * per_second, "those of the last ten minutes, and the second that is under way"
+    assert latency.p50 is not None and latency.p50 > 1.0
+    assert len(history._by_second) == 601
+    clock.now += 590
+    assert history.latency().searches == 11 * per_second
+    clock.now += 1000
+    assert history.latency().searches == 0
+
+
 def test_its_memory_is_bounded() -> None:
     clock = Clock()
     history = History(clock)
@@ -96,7 +114,7 @@ def test_its_memory_is_bounded() -> None:
         history.searched(0.1)
     kept = history.after(0)
     assert (len(kept), kept[0].id, kept[-1].id) == (SAMPLES, 51, SAMPLES + 50)
-    assert history.latency().searches == SEARCHES
+    assert len(history._searches) == SEARCHES
     assert history.sample().searches == SEARCHES + 50, "the count is of all"
 
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gzip
 import threading
+from importlib.resources import files
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from embed_service.app import create_app
 from embed_service.routes.body import read
 from embed_service.routes.compute import caching_of
 from embed_service.routes.openapi import OPERATIONS, build
-from embed_service.routes.page import render
+from embed_service.routes.page import STATES, render
 from embed_service.routes.paths import GET_PATHS, POST_PATHS
 from embed_service.routes.serialise import _dumps, accepts_gzip, embedding_values, json_answer, shorten
 from embed_service.schemas.embeddings import EmbeddingsRequest
@@ -170,6 +171,15 @@ def test_the_page_escapes_what_it_shows() -> None:
     assert "<script>" not in page
     assert "<b>x" not in page
     assert "&lt;b&gt;x" in page
+
+
+def test_the_page_says_the_same_with_a_script_and_without() -> None:
+    script = (files("embed_service") / "page/page.js").read_text("utf-8")
+    for state, sentence in STATES.items():
+        assert f'{state}: "{sentence}"' in script
+        assert sentence in render({"status": state})
+    loading = {"status": "loading", "phase": "placing", "progress": {"text": "waiting for a box (no box has 1 GPU free)"}}
+    assert "Not ready yet: waiting for a box (no box has 1 GPU free). Requests wait for a while" in render(loading)
 
 
 def test_every_route_is_documented_tolerated_and_counted() -> None:

@@ -7,12 +7,15 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from embed_service.engine.memory import MemoryMeter, weights_bytes
 from embed_service.generation.kv_cache import KvCacheProbe, kv_cache_of, on_this_machine
+from embed_service.scheduler.service import Service
+from embed_service.settings import Settings
 from embed_service.telemetry.memory import KvCache, memory_bar
 
 GB = 10**9
@@ -85,6 +88,32 @@ def test_a_cache_that_cannot_be_here_is_on_another_card(proc: Path) -> None:
     engine = {"weights": 8 * GB, "reserved": 9 * GB, "free": 14 * GB, "total": 24 * GB, "unified": False}
     bar = memory_bar(engine, [], KvCache(6 * GB, 0.2), proc)
     assert bar is not None and "kv_cache" not in bar.parts
+
+
+@pytest.mark.parametrize(
+    ("values", "ready", "known"),
+    [
+        ({"device": "cuda"}, True, {"weights": GB}),
+        ({"device": "cuda"}, False, None),
+        ({"device": "auto"}, False, None),
+        ({"device": "cpu"}, False, {}),
+        ({"device": "cpu", "engines": "ray"}, True, None),
+        ({"device": "cuda", "engines": "ray", "ray_engines": 1}, True, None),
+    ],
+)
+def test_the_memory_of_the_models_is_told_where_it_is_this_machine_s(values: dict[str, Any], ready: bool, known: object) -> None:
+    """Without an engine nobody knows whose memory a GPU has; on a processor it is the machine's whatever the engine does."""
+    service = Service(Settings(**values))
+    if ready:
+        service.engine.ready.set()
+        service.engine.keepers[0].state.memory = {"weights": GB}
+    assert service.memory() == known
+
+
+def test_a_device_that_was_found_counts() -> None:
+    service = Service(Settings(device="auto"))
+    service.engine.keepers[0].state.device = "cpu"
+    assert service.memory() == {}
 
 
 def test_a_system_that_does_not_tell(tmp_path: Path) -> None:

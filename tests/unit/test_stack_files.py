@@ -87,6 +87,26 @@ def test_ray_listens_on_the_address_that_the_owner_names_and_nowhere_else() -> N
     assert all(port in published for port in (GCS_PORT, *FIXED_PORTS.values()))
 
 
+@pytest.mark.parametrize(
+    ("values", "image"),
+    [
+        ({}, "qmd-embed:0.1.0"),
+        ({"COMPOSE_FILE": "compose.yaml:compose.ray.yaml"}, "qmd-embed-ray:0.1.0"),
+        ({"COMPOSE_FILE": "compose.yaml:compose.ray.yaml", "EMBED_RAY_IMAGE": "mine:1.0"}, "mine:1.0"),
+    ],
+)
+def test_the_one_image_that_is_built_is_all_that_the_profiles_want_of_ours(tmp_path: Path, values: dict[str, str], image: str) -> None:
+    need_compose()
+    for name in ("compose.yaml", "compose.ray.yaml", "Dockerfile.embed"):
+        shutil.copy(ROOT / name, tmp_path)
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path), "RAY_NODE_IP": "192.168.7.1", "RAY_TOKEN_FILE": "token"}
+    done = subprocess.run(
+        ["docker", "compose", "--profile", "*", "config", "--images"],
+        cwd=tmp_path, env={**environment, **values}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert {name for name in done.stdout.split() if not re.match(r"(prom|grafana|tailscale|nvcr\.io)/", name)} == {image}
+
+
 @pytest.mark.parametrize("values", [{}, {"COMPOSE_FILE": "compose.yaml:compose.cpu.yaml"}, {"COMPOSE_PROFILES": ""}])
 def test_compose_takes_the_example_without_a_warning(tmp_path: Path, values: dict[str, str]) -> None:
     need_compose()
