@@ -95,7 +95,7 @@ def find_gpus(runner: Runner) -> tuple[tuple[Gpu, ...], str]:
                 raise
             done = runner([WSL_NVIDIA_SMI, *query])
     except QmdError as error:
-        return (), f"{GPU_MISSING} ({error.message})"
+        return (), f"{GPU_MISSING}: {error.message.removeprefix(f'{GPU_MISSING}: ')}"
     if not done.ok:
         said = (done.stdout.strip() or done.stderr.strip()).splitlines()
         return (), said[0] if said else f"nvidia-smi ended with status {done.returncode}"
