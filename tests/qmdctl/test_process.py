@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from qmdctl.errors import ConfigurationError, MissingError
 from qmdctl.process import ProcessError, run, stream
 from qmdctl.startup.compose_up import run_shown
 from qmdctl.terminal import Terminal, human_bytes, human_seconds, table
-from tests.support.service import ROOT
+from tests.support.service import ROOT, poll
 
 
 def test_output_and_status_are_kept(tmp_path: Path) -> None:
@@ -53,21 +52,54 @@ def test_a_shown_program_can_be_given_a_time(tmp_path: Path, capfd: pytest.Captu
     assert "a" in capfd.readouterr().err
 
 
+SLOW_TO_END = """
+import signal, sys, time
+from pathlib import Path
+
+def end(*_):
+    Path("ending").touch()
+    while not Path("may-end").exists():
+        time.sleep(0.01)
+    Path("ended").touch()
+    sys.exit(1)
+
+signal.signal(signal.SIGTERM, end)
+print("on", flush=True)
+signal.pause()
+"""
+SHOWN = """
+import sys
+from pathlib import Path
+from qmdctl.startup.compose_up import run_shown
+
+run_shown([sys.executable, "slow.py"], Path(), {}, False)
+"""
+
+
+def ignores_ctrl_c(process: int) -> bool:
+    status = Path(f"/proc/{process}/status").read_text()
+    ignored = next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn"))
+    return bool(int(ignored, 16) >> (signal.SIGINT - 1) & 1)
+
+
 def test_ctrl_c_twice_waits_for_a_shown_program(tmp_path: Path) -> None:
     """From a terminal it comes to the whole group, and from who runs this program once more."""
-    slow = "import signal, sys, time; signal.signal(15, lambda *_: (time.sleep(1), open('ended', 'w').close(), sys.exit(1)))"
-    program = f"{slow}; print('on', flush=True); time.sleep(60)"
-    call = f"run_shown([{sys.executable!r}, '-c', {program!r}], Path('.'), {{}}, False)"
-    shown = f"from pathlib import Path; from qmdctl.startup.compose_up import run_shown; {call}"
+    (tmp_path / "slow.py").write_text(SLOW_TO_END)
     there = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", shown], cwd=tmp_path, env=there, stderr=subprocess.PIPE) as one:
+    with subprocess.Popen([sys.executable, "-c", SHOWN], cwd=tmp_path, env=there, stderr=subprocess.PIPE) as one:
         assert one.stderr is not None
-        assert one.stderr.readline() == b"on\n"
-        one.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-        one.send_signal(signal.SIGINT)
-        one.communicate(timeout=60)
+        try:
+            assert one.stderr.readline() == b"on\n"
+            one.send_signal(signal.SIGINT)
+            poll((tmp_path / "ending").exists, 60, "the program to hear of it")
+            assert one.poll() is None
+            assert ignores_ctrl_c(one.pid)
+            one.send_signal(signal.SIGINT)
+        finally:
+            (tmp_path / "may-end").touch()
+        said = one.communicate(timeout=60)[1].decode()
     assert (tmp_path / "ended").exists()
+    assert "KeyboardInterrupt" in said
 
 
 def test_lines_are_streamed_as_they_come() -> None:
