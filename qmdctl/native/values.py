@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from qmdctl import env_file
@@ -221,10 +220,3 @@ def _host(unit: Unit) -> str:
     if any("docker" in word for word in unit.command[:1]):
         return LOOPBACK[0]  # the container's ports say it
     return unit.option("--host") or LOOPBACK[0]
-
-
-def differing(values: Values, there: dict[str, str]) -> Iterator[tuple[Value, str]]:
-    """Values that .env has otherwise, with what it has."""
-    for value in values.values.values():
-        if there.get(value.key) and there[value.key] != value.value:
-            yield value, there[value.key]
